@@ -1,0 +1,22 @@
+"All settings are in settings.ini; edit there, not here."
+from configparser import ConfigParser
+import shlex, setuptools
+
+cp = ConfigParser(delimiters=['='])
+cp.read('settings.ini', encoding='utf-8')
+cfg = cp['DEFAULT']
+lib = cfg['lib_path']
+pythons = ['3.10', '3.11', '3.12', '3.13', '3.14']
+
+setuptools.setup(
+    name=cfg['lib_name'], version=cfg['version'], description=cfg['description'], keywords=cfg['keywords'],
+    author=cfg['author'], author_email=cfg['author_email'], url=cfg['git_url'], license='Apache-2.0',
+    classifiers=['Development Status :: 3 - Alpha', 'Intended Audience :: Developers', 'Intended Audience :: Science/Research'] +
+                [f'Programming Language :: Python :: {v}' for v in pythons[pythons.index(cfg['min_python']):]],
+    packages=setuptools.find_packages(include=[lib, lib + '.*']),
+    install_requires=shlex.split(cfg['requirements']),
+    extras_require={'dev': shlex.split(cfg['dev_requirements'])},
+    python_requires='>=' + cfg['min_python'],
+    long_description=open('README.md', encoding='utf-8').read(), long_description_content_type='text/markdown',
+    zip_safe=False,
+    entry_points={'nbdev': [f'{lib}={lib}._modidx:d']})
