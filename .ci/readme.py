@@ -1,0 +1,14 @@
+"Write README.md from nbs/index.ipynb, without Quarto.   python .ci/readme.py [file to write]"
+import re, sys
+from pathlib import Path
+import nbformat
+from nbconvert import MarkdownExporter
+
+top = Path(__file__).resolve().parent.parent
+nb = nbformat.read(top / 'nbs/index.ipynb', 4)
+nb.cells = [c for c in nb.cells if not c.source.startswith('#| hide')]
+text, _ = MarkdownExporter().from_notebook_node(nb)
+text = re.sub(r'\]\((images/|studies/|\w+\.ipynb)', r'](nbs/\1', text)   # links are seen from one folder higher
+text = text.replace('](../', '](')
+note = '<!-- made from nbs/index.ipynb by `make readme`: edit there -->\n\n'
+Path(sys.argv[1] if len(sys.argv) > 1 else top / 'README.md').write_text(note + re.sub(r'\n{3,}', '\n\n', text).strip() + '\n', encoding='utf-8')

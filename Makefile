@@ -1,0 +1,43 @@
+# One command each; the first one installs into .venv, later ones install nothing again.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/installed
+
+.PHONY: help install train test slow lab readme clean
+
+help:
+	@echo "make train   train on the embedded cohort, about 10 minutes on two CPU cores; leaves runs/train_panda.ipynb"
+	@echo "make test    the whole test suite"
+	@echo "make slow    the tests that take longer"
+	@echo "make lab     open the first lesson in JupyterLab"
+	@echo "make readme  write README.md from nbs/index.ipynb"
+	@echo "make clean   strip the notebooks of what a commit should not hold, and export the modules"
+
+$(INSTALLED): settings.ini setup.py
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+install: $(INSTALLED)
+
+train: $(INSTALLED)
+	@mkdir -p runs
+	$(BIN)/papermill nbs/train_panda.ipynb runs/train_panda.ipynb
+	@echo "The executed notebook lies at $(CURDIR)/runs/train_panda.ipynb"
+
+test: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 2 --skip_file_glob 'train_*'
+	$(BIN)/python -m pytest tests
+
+slow: $(INSTALLED)
+	$(BIN)/python -m pytest tests -m slow
+
+lab: $(INSTALLED)
+	$(BIN)/jupyter lab --ip=127.0.0.1 nbs/00_patches.ipynb
+
+readme: $(INSTALLED)
+	$(BIN)/python .ci/readme.py
+
+clean: $(INSTALLED)
+	$(BIN)/nbdev_clean
+	$(BIN)/nbdev_export

@@ -1,0 +1,44 @@
+"The library without its contributors' tools."
+import subprocess, sys, venv
+from pathlib import Path
+import pytest
+
+TOP = Path(__file__).resolve().parent.parent
+
+TRAIN_ONE_BATCH = '''
+import importlib, pkgutil, torch, patchgd_nb
+for m in pkgutil.iter_modules(patchgd_nb.__path__):
+    if m.name != '_modidx': importlib.import_module(f'patchgd_nb.{m.name}')
+from patchgd_nb.patches import PatchGrid; from patchgd_nb.sampler import CoverSampler
+from patchgd_nb.model import PatchModel; from patchgd_nb.strategy import PatchGD
+model = PatchModel('test_resnet', PatchGrid(128, 64), n_classes=6, latent_dim=16)
+step = PatchGD(CoverSampler(1/2)).step(model, torch.randint(256, (2, 3, 128, 128), dtype=torch.uint8), torch.tensor([0, 5]), torch.optim.AdamW(model.parameters()))
+assert step.optimizer_steps == 1 and step.loss > 0
+print('one batch trained')
+'''
+
+NO_DEV_TOOLS = '''
+import sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split('.')[0] in {'nbdev', 'fastcore', 'execnb', 'ghapi', 'fastgit', 'pytest', 'hypothesis', 'playwright'}: raise ImportError(f'{name} is for contributors')
+sys.meta_path.insert(0, Refuse())
+'''
+
+
+def test_every_module_works_without_the_contributors_tools():
+    "nbdev, fastcore and the test tools are made impossible to import."
+    run = subprocess.run([sys.executable, '-c', NO_DEV_TOOLS + TRAIN_ONE_BATCH], capture_output=True, text=True, timeout=300)
+    assert 'one batch trained' in run.stdout, run.stderr
+
+
+@pytest.mark.slow
+def test_pip_install_alone_trains_one_batch(tmp_path):
+    "`pip install .` into an empty environment; downloads several gigabytes."
+    venv.create(tmp_path / 'venv', with_pip=True)
+    python = tmp_path / 'venv/bin/python'
+    subprocess.run([python, '-m', 'pip', 'install', '-q', str(TOP)], check=True, timeout=1800)
+    installed = subprocess.run([python, '-m', 'pip', 'list'], capture_output=True, text=True, check=True).stdout
+    assert 'nbdev' not in installed and 'fastcore' not in installed
+    run = subprocess.run([python, '-c', TRAIN_ONE_BATCH], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert 'one batch trained' in run.stdout, run.stderr

@@ -1,0 +1,64 @@
+"The main job, as a user runs it: papermill on nbs/train_panda.ipynb."
+import json, subprocess, sys, time
+from pathlib import Path
+import pytest, torch
+from patchgd_nb.images import Canvas, content_share, open_image
+from patchgd_nb.model import PatchModel
+from patchgd_nb.panda import read_panda
+from patchgd_nb.patches import PatchGrid
+
+TOP = Path(__file__).resolve().parent.parent
+
+
+def papermill(out, **parameters):
+    "Run the notebook; the finished process, whose exit code tells."
+    args = [a for k, v in parameters.items() for a in ('-p', k, str(v))]
+    return subprocess.run([Path(sys.executable).parent / 'papermill', TOP / 'nbs/train_panda.ipynb', out / 'out.ipynb', '--no-progress-bar', '-p', 'out_dir', out, *args],
+                          cwd=out, capture_output=True, text=True, timeout=1200)
+
+
+def results(out): return json.loads((out / 'results.json').read_text())['table']
+
+
+def test_main_job_learns_what_shrunk_slides_do_not_show(tmp_path):
+    "Without parameters: within 12 minutes, QWK of at least 0.85, and 0.20 above the baseline at no less memory."
+    start = time.time()
+    run = papermill(tmp_path)
+    assert run.returncode == 0, run.stderr[-2000:]
+    patchgd, whole = results(tmp_path).values()
+    print(f'PatchGD {patchgd}\nbaseline {whole}\n{time.time() - start:.0f} s')
+    assert patchgd['QWK'] >= .85 and patchgd['QWK'] - whole['QWK'] >= .20
+    assert .95 * patchgd['kept for backward (MiB)'] < whole['kept for backward (MiB)'] <= patchgd['kept for backward (MiB)']
+    assert whole['training (s)'] > .98 * patchgd['training (s)']
+    assert time.time() - start < 12 * 60
+    pictures = [o for c in json.loads((tmp_path / 'out.ipynb').read_text())['cells'] for o in c.get('outputs', []) if 'image/png' in o.get('data', {})]
+    assert len(pictures) >= 4
+
+
+def test_real_slide_end_to_end(data, tmp_path):
+    "Regions of a real H&E slide in Kaggle's layout train and evaluate; the whole slide goes through the same code."
+    slide = data / 'wsi/CMU-1-Small-Region.svs'
+    subprocess.run([sys.executable, TOP / 'data_scripts/cut_slide.py', '--slide', slide, '--out', tmp_path / 'regions', '--n', '30'], check=True, timeout=300)
+    assert len(read_panda(tmp_path / 'regions')) == 30
+    run = papermill(tmp_path, data_dir=tmp_path / 'regions', patch_size=128, minutes=.3, batch_size=4, folds=3)
+    assert run.returncode == 0, run.stderr[-2000:]
+    assert all(-1 <= row['QWK'] <= 1 for row in results(tmp_path).values())
+    model = PatchModel('test_resnet', PatchGrid(3072, 128), 6, latent_dim=64)
+    model.load_state_dict(torch.load(tmp_path / 'patchgd/best.pt', weights_only=True))
+    canvas = Canvas(open_image(slide), 3072)
+    content = content_share(canvas, model.grid)[None]
+    assert canvas.factor == 1 and 0 < int((content > 0).sum()) < len(model.grid)
+    with torch.no_grad(): scores = model.eval()([canvas], content)
+    assert scores.shape == (1, 6) and scores.isfinite().all()
+
+
+@pytest.mark.parametrize('parameters, says', [
+    (dict(data_dir='no_such_folder'), 'no_such_folder/train.csv'),
+    (dict(backbone='resnet81'), 'resnet81'),
+    (dict(patch_size=2048), 'patch_size 2048 is larger than the image'),
+    (dict(patch_size=100), 'image_size 1024 is not divisible'),
+], ids=lambda v: str(v)[:30])
+def test_bad_input_ends_before_training(tmp_path, parameters, says):
+    run = papermill(tmp_path, n_slides=6, **parameters)
+    assert run.returncode == 1 and says in run.stderr, run.stderr[-2000:]
+    assert not (tmp_path / 'patchgd').exists()
