@@ -55,7 +55,7 @@ def smooth_noise(
     knots = rng.standard_normal((height // scale + 4, width // scale + 4))
     return zoom(knots, scale, order=3, grid_mode=True, mode='nearest')[scale:scale + height, scale:scale + width]
 
-# %% ../nbs/12a_biopsy.ipynb #d7fa4fdf
+# %% ../nbs/12a_biopsy.ipynb #180d0f1d
 def strips(
     rng,            # numpy's random generator
     height, width,  # pixels of the slide
@@ -65,9 +65,9 @@ def strips(
     y, x = np.arange(height)[:, None], np.arange(width)[None]
     tissue = np.zeros((height, width), bool)
     for i in range(n):
-        bend = smooth_noise(rng, height, 1, height // 4)[:, :1] * .04 * width
+        bend = smooth_noise(rng, height, 1, height // 4)[:, :1] * .06 * width
         centre = width * (i + .5) / n + rng.uniform(-.05, .05) * width + bend
-        half = height * rng.uniform(.055, .07) * (1 + .12 * smooth_noise(rng, height, 1, height // 16)[:, :1])
+        half = height * rng.uniform(.035, .045) * (1 + .12 * smooth_noise(rng, height, 1, height // 16)[:, :1])
         top, bottom = height * rng.uniform(.02, .1), height * rng.uniform(.9, .98)
         rounded = np.sqrt(np.clip(np.minimum(y - top, bottom - y) / (half * .8), 0, 1))
         tissue |= np.abs(x - centre + 2 * smooth_noise(rng, height, 1, 8)[:, :1]) < half * rounded
@@ -105,7 +105,7 @@ def _areas(rng, tissue, primary, secondary):
     pattern[tissue] = np.where(share < major, primary, np.where(share < cancer, secondary, 0))
     return pattern
 
-# %% ../nbs/12a_biopsy.ipynb #01ceb7f3
+# %% ../nbs/12a_biopsy.ipynb #556141c7
 GLASS, HAEMATOXYLIN = (244, 243, 245), (86, 46, 122)
 EOSIN = {'karolinska': (226, 166, 199), 'radboud': (233, 174, 195)}   # two laboratories, two shades
 
@@ -117,7 +117,7 @@ def draw_biopsy(
 ):
     "Draw a slide: needle cores on glass, stroma in eosin pink, glands in haematoxylin purple whose shape is the pattern."
     rng = np.random.default_rng(seed)
-    height, width = size, int(size * rng.uniform(.36, .5))
+    height, width = size, int(size * rng.uniform(.22, .3))
     tissue = strips(rng, height, width)
     pattern = _areas(rng, tissue, primary, secondary)
     ink = np.zeros((height, width))

@@ -39,75 +39,71 @@ def write_pyramid(
                       resolutionunit='CENTIMETER', metadata=None, software=False, maxworkers=1)
     os.replace(part, path)
 
-# %% ../nbs/10_images.ipynb #a3eac75f
+# %% ../nbs/10_images.ipynb #18c0893e
+@lru_cache(64)   # files: a cohort of thousands must not run out of handles
+def _opened(path, stamp, process):
+    "An open file and the pages of its pyramid, largest first; each process opens its own."
+    tif = tifffile.TiffFile(path)
+    pages = [lv.keyframe for lv in tif.series[0].levels]
+    if len(pages) == 1: pages += [p for p in tif.pages[1:] if p.is_reduced and _same_picture(p, pages[0])]
+    for p in pages[:1]:
+        if p.ndim != 3 or p.shape[2] not in (3, 4) or p.dtype != np.uint8: raise ValueError(f'its pixels are {p.dtype} of shape {p.shape}, not 8-bit colour')
+    if any(o + n > tif.filehandle.size for p in pages for o, n in zip(p.dataoffsets, p.databytecounts)): raise ValueError('it ends before its last tile')
+    return tif, pages
+
+def _same_picture(page, first):
+    "Whether a smaller page shows the whole of `first`: a level of the pyramid, not a label or a photograph of the slide."
+    return len(page.shape) == 3 and abs(page.shape[0] / page.shape[1] / (first.shape[0] / first.shape[1]) - 1) < .05
+
+# %% ../nbs/10_images.ipynb #a4ac96c4
+@lru_cache(96)   # decoded tiles, 75 MB at 512 pixels: neighbouring patches share them
+def _tile(path, stamp, process, level, i):
+    "Tile or strip `i` of a level, decoded, and its first row and column; None where the file leaves a blank tile out."
+    tif, pages = _opened(path, stamp, process)
+    page = pages[level]
+    if page.databytecounts[i] == 0: return None, (0, 0)
+    data = os.pread(tif.filehandle.fileno(), page.databytecounts[i], page.dataoffsets[i])
+    tables = {} if page.jpegtables is None else {'jpegtables': page.jpegtables}
+    try: pixels, (_, _, row, col, _), shape = page.decode(data, i, **tables)
+    except Exception as e: raise ValueError(f'{path} has a broken tile ({i} of level {level}: {e}): copy or download the file again, or leave it out.') from e
+    return pixels[0, :shape[1], :shape[2], :3], (row, col)
+
+# %% ../nbs/10_images.ipynb #6330cc3f
 class TiffImage:
     "A TIFF or SVS file, read by window: only the tiles that a window touches are decoded."
     def __init__(self,
         path,  # the file
     ):
-        self.path, self._open = Path(path), None
-        try: self._pages()
-        except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, tifffile.TiffFileError) as e:
-            raise ValueError(f'{self.path} cannot be read as a TIFF image ({e or type(e).__name__}): copy or download it again, or leave it out.') from e
+        self.path = str(path)
+        try:
+            self._stamp = os.stat(path).st_mtime_ns
+            self.levels = [p.shape[:2] for p in _opened(*self._key())[1]]
+        except Exception as e:   # a damaged file can break a parser anywhere
+            raise ValueError(f'{path} cannot be read as a TIFF image ({str(e) or type(e).__name__}): copy or download it again, or leave it out.') from e
 
-    def __getstate__(self): return {'path': self.path, '_open': None, 'levels': self.levels}   # each process opens its own
-
-    def _pages(self):
-        "The pages of the pyramid in this process, largest first."
-        if self._open is None or self._open[0] != os.getpid():
-            tif = tifffile.TiffFile(self.path)
-            pages = [lv.keyframe for lv in tif.series[0].levels]
-            if len(pages) == 1: pages += [p for p in tif.pages[1:] if p.is_reduced and _same_picture(p, pages[0])]
-            self._open = os.getpid(), tif, pages, lru_cache(32)(self._tile)
-            self.levels = [p.shape[:2] for p in pages]
-            self._check(pages[0], tif.filehandle.size)
-        return self._open[2]
-
-    @staticmethod
-    def _check(page, size):
-        if page.ndim != 3 or page.shape[2] not in (3, 4) or page.dtype != np.uint8: raise ValueError(f'pixels of shape {page.shape} and type {page.dtype}, not 8-bit colour')
-        if any(o + n > size for o, n in zip(page.dataoffsets, page.databytecounts)): raise ValueError('the file ends before its last tile')
+    def _key(self): return self.path, self._stamp, os.getpid()
 
     @property
     def shape(self): return self.levels[0]
 
-# %% ../nbs/10_images.ipynb #22bae330
-def _same_picture(page, first):
-    "Whether a smaller page shows the whole of `first`: a pyramid's level, not a label or a photograph of the slide."
-    return len(page.shape) == 3 and abs(page.shape[0] / page.shape[1] / (first.shape[0] / first.shape[1]) - 1) < .05
-
-def _tile(self, level, i):
-    "Tile or strip `i` of a level, decoded, and its first row and column."
-    page, handle = self._open[2][level], self._open[1].filehandle
-    if page.databytecounts[i] == 0: return None, (0, 0)   # sparse files leave blank tiles out
-    data = os.pread(handle.fileno(), page.databytecounts[i], page.dataoffsets[i])
-    tables = {'jpegtables': page.jpegtables} if page.jpegtables is not None else {}
-    try: pixels, (_, _, row, col, _), shape = page.decode(data, i, **tables)
-    except Exception as e: raise ValueError(f'{self.path} has a broken tile ({i} of level {level}: {e}): copy or download the file again, or leave it out.') from e
-    return pixels[0, :shape[1], :shape[2], :3], (row, col)
-
-def _read(self,
-    row, col,       # first pixel of the window, in pixels of `level`; may lie outside the image
-    height, width,  # size of the window, in pixels of `level`
-    level=0,        # level of the pyramid, 0 being the largest
-):
-    "Pixels of a window, (height, width, 3) uint8; white beyond the border."
-    page = self._pages()[level]
-    out = np.full((height, width, 3), 255, np.uint8)
-    th, tw = (page.tilelength, page.tilewidth) if page.is_tiled else (page.rowsperstrip, page.imagewidth)
-    across = -(-page.imagewidth // tw)
-    r0, r1 = max(row, 0), min(row + height, page.imagelength)
-    c0, c1 = max(col, 0), min(col + width, page.imagewidth)
-    if r0 >= r1 or c0 >= c1: return out
-    for i in range(r0 // th, (r1 - 1) // th + 1):
-        for j in range(c0 // tw, (c1 - 1) // tw + 1):
-            tile, (tr, tc) = self._open[3](level, i * across + j)
+    def read(self,
+        row, col,       # first pixel of the window, in pixels of `level`; may lie outside the image
+        height, width,  # size of the window, in pixels of `level`
+        level=0,        # level of the pyramid, 0 being the largest
+    ):
+        "Pixels of a window, (height, width, 3) uint8; white beyond the border."
+        page = _opened(*self._key())[1][level]
+        out = np.full((height, width, 3), 255, np.uint8)
+        th, tw = (page.tilelength, page.tilewidth) if page.is_tiled else (page.rowsperstrip, page.imagewidth)
+        r0, r1, c0, c1 = max(row, 0), min(row + height, page.imagelength), max(col, 0), min(col + width, page.imagewidth)
+        if r0 >= r1 or c0 >= c1: return out
+        across = -(-page.imagewidth // tw)
+        for i in (r * across + c for r in range(r0 // th, (r1 - 1) // th + 1) for c in range(c0 // tw, (c1 - 1) // tw + 1)):
+            tile, (tr, tc) = _tile(*self._key(), level, i)
             if tile is None: continue
             a, b, c, d = max(r0, tr), min(r1, tr + tile.shape[0]), max(c0, tc), min(c1, tc + tile.shape[1])
             out[a - row:b - row, c - col:d - col] = tile[a - tr:b - tr, c - tc:d - tc]
-    return out
-
-TiffImage._tile, TiffImage.read = _tile, _read
+        return out
 
 # %% ../nbs/10_images.ipynb #b35e7fb4
 def open_image(
@@ -148,42 +144,48 @@ class Canvas:
         out[r0 - row:r1 - row, c0 - col:c1 - col] = block_mean(inside, f)
         return out
 
-# %% ../nbs/10_images.ipynb #906464d1
+# %% ../nbs/10_images.ipynb #209bf9c0
 def overview(
     image,     # as `open_image` gives it
     scale=16,  # pixels of level 0 along each side of one pixel of the overview
 ):
     "The whole image in small, (height, width, 3) uint8, from the coarsest level that will do, and its true scale."
     steps = [image.shape[0] / s[0] for s in image.levels]
-    level = max(i for i, f in enumerate(steps) if f <= scale * 1.01)
+    level = max((i for i, f in enumerate(steps) if f <= scale * 1.01), default=0)
     factor = max(1, round(scale / steps[level]))
     height, width = (max(1, n // factor) for n in image.levels[level])
     rows = max(1, 512 // factor)   # read in strips, so that a large image never lies in memory whole
     strips = [block_mean(image.read(r * factor, 0, min(rows, height - r) * factor, width * factor, level), factor) for r in range(0, height, rows)]
     return np.concatenate(strips), steps[level] * factor
 
-# %% ../nbs/10_images.ipynb #e038e543
+# %% ../nbs/10_images.ipynb #a09517e4
 def content_share(
     canvas,     # a Canvas
     grid,       # the PatchGrid over it
     darker=12,  # how much darker than the glass something is, in grey levels of its darkest channel
 ):
     "The share of each patch that is not glass, (K,): 0 only where a patch and what borders on it are blank. Reads a coarse level only."
-    low, scale = overview(canvas.image)
-    scale = scale * canvas.box[2] / canvas.image.shape[0]   # canvas pixels along one pixel of the overview
+    shrunk = canvas.image.shape[0] / canvas.box[2]   # pixels of level 0 along one pixel of the canvas
+    low, scale = overview(canvas.image, min(grid.patch_size) * shrunk / 16)   # 16 coarse pixels along a patch
+    scale /= shrunk   # now in pixels of the canvas
     dark = low.min(2)
     # an image without glass must not take its palest tissue for it: glass is never darker than 228
     tissue = torch.as_tensor(dark < max(float(np.percentile(dark, 95)), 228.) - darker)[None].float()
     # a corner of tissue too small to show in a coarse pixel has a neighbour in which it shows
     near = torch.nn.functional.max_pool2d(tissue, 3, 1, 1)
-    return torch.tensor([_share(tissue[0], c) or .5 * _share(near[0], c) for c in _coarse_windows(canvas, grid, scale, low.shape)])
+    share, around = (_window_means(t[0], canvas, grid, scale) for t in (tissue, near))
+    return torch.where(share > 0, share, around / 2).flatten()
 
-def _coarse_windows(canvas, grid, scale, shape):
-    "For each patch the rows and columns of the overview that it touches; None where it lies beside the image."
-    (top, left, h, w), (p, q) = canvas.box, grid.patch_size
-    for r, c in (grid.corner(k) for k in range(len(grid))):
-        r0, r1, c0, c1 = max(r - top, 0), min(r + p - top, h), max(c - left, 0), min(c + q - left, w)
-        yield None if r0 >= r1 or c0 >= c1 else (_span(r0, r1, scale, shape[0]), _span(c0, c1, scale, shape[1]))
+def _window_means(picture, canvas, grid, scale):
+    "The mean of an overview's pixels under each patch, shaped like the grid; 0 beside the image."
+    sums = torch.nn.functional.pad(picture.double(), (1, 0, 1, 0)).cumsum(0).cumsum(1)   # sums over any window by four look-ups
+    (r0, r1), (c0, c1) = (_spans(grid.shape[a], grid.patch_size[a], grid.stride[a], canvas.box[a], canvas.box[a + 2], scale, picture.shape[a]) for a in (0, 1))
+    total = sums[r1][:, c1] - sums[r0][:, c1] - sums[r1][:, c0] + sums[r0][:, c0]
+    return (total / ((r1 - r0)[:, None] * (c1 - c0)).clamp(min=1)).float()
 
-def _span(a, b, scale, n): return slice(min(int(a / scale), n - 1), min(int(-(-b // scale)), n))
-def _share(tissue, window): return 0. if window is None else float(tissue[window].mean())
+def _spans(n, patch, stride, first, length, scale, pixels):
+    "For each row (or column) of the grid the overview's pixels that it touches, from and to."
+    start = torch.arange(n) * stride - first
+    lo, hi = start.clamp(0, length), (start + patch).clamp(0, length)
+    lo, hi, beside = (lo / scale).floor().long().clamp(max=pixels - 1), (hi / scale).ceil().long().clamp(max=pixels), lo >= hi
+    return torch.where(beside, 0, lo), torch.where(beside, 0, torch.maximum(hi, lo + 1))

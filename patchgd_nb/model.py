@@ -80,7 +80,7 @@ class Normalize(nn.Module):
         shape = (-1, *[1] * (x.ndim - 2))
         return (x.to(self.mean.dtype) / 255 - self.mean.view(shape)) / self.std.view(shape)
 
-# %% ../nbs/04_model.ipynb #49bb3954
+# %% ../nbs/04_model.ipynb #c4097eed
 class PatchModel(nn.Module):
     "A backbone f that encodes patches, the grid that says where they lie, and a head g that reads Z: g(Z(f(patches)))."
     def __init__(self,
@@ -111,8 +111,10 @@ class PatchModel(nn.Module):
         x = patches.to(self.device, non_blocking=True).flatten(0, len(lead) - 1) if lead else patches.to(self.device)[None]
         if len(x) == 0: return torch.zeros(*lead, self.latent_dim, device=self.device, dtype=self.dtype)
         # a single patch has no batch statistics: BatchNorm then uses its running ones
+        x = self.normalize(x)
+        if x.ndim == 4: x = x.contiguous(memory_format=torch.channels_last)   # the faster layout of pixels in memory
         with module_mode(self.backbone, 'running') if len(x) == 1 else nullcontext():
-            return self.backbone(self.normalize(x)).reshape(*lead, self.latent_dim)
+            return self.backbone(x).reshape(*lead, self.latent_dim)
 
 # %% ../nbs/04_model.ipynb #c3a163ff
 def _cells(self,
@@ -158,7 +160,7 @@ def _forward(self,
 
 PatchModel.forward = _forward
 
-# %% ../nbs/04_model.ipynb #f27c5002
+# %% ../nbs/04_model.ipynb #e36a1d0d
 class WholeModel(nn.Module):
     "The ordinary way, for comparison: the same backbone over the whole image at once, (B, C, H, W) to class scores."
     def __init__(self,
@@ -172,4 +174,6 @@ class WholeModel(nn.Module):
         self.backbone = make_backbone(backbone, n_classes, size, pretrained, in_chans)
         self.normalize, self.n_classes = Normalize(self.backbone, in_chans), n_classes
 
-    def forward(self, images, content=None): return self.backbone(self.normalize(images.to(self.normalize.mean.device)))
+    def forward(self, images, content=None):
+        x = self.normalize(images.to(self.normalize.mean.device))
+        return self.backbone(x.contiguous(memory_format=torch.channels_last))

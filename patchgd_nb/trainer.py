@@ -33,13 +33,13 @@ def warm_then_linear(
     if progress < warmup: return max(progress / warmup, .01)
     return max(0., (1 - progress) / (1 - warmup))
 
-# %% ../nbs/06_trainer.ipynb #3dfc03cf
+# %% ../nbs/06_trainer.ipynb #eb7219c6
 class Trainer:
     "Trains a model with a strategy: epochs, learning rate, validation, callbacks, checkpoints, and a `Trace` of it all."
     def __init__(self,
         model,             # a PatchModel or WholeModel
         strategy,          # how one batch updates the model
-        train,             # batches to learn from: (images, labels) or (images, labels, content); a DataLoader, say
+        train,             # batches to learn from: (images, labels[, content[, names]]); a DataLoader, say
         valid=None,        # batches to validate on
         lr=1e-3,           # highest learning rate
         epochs=10,         # passes over `train`
@@ -71,7 +71,7 @@ class Trainer:
         done = (self.epoch * len(self.train) + self.batch) / (self.epochs * len(self.train))
         return min(1., max(done, self.seconds / self.max_seconds if self.max_seconds else 0))
 
-# %% ../nbs/06_trainer.ipynb #97eb41b7
+# %% ../nbs/06_trainer.ipynb #9be71283
 def _fit(self,
     resume=False,  # go on from the folder's last checkpoint, if there is one
 ):
@@ -87,6 +87,7 @@ def _fit(self,
 def _epoch(self):
     self.model.train()
     self._call('on_epoch_start')
+    self.clock = time.perf_counter()   # loading counts as training, validation does not
     for self.batch, batch in enumerate(self.train):
         self._batch(*batch)
         if self.stop or self.progress >= 1: break
@@ -96,29 +97,33 @@ def _epoch(self):
     self._call('on_epoch_end', metrics)
     if self.checkpoint: self.save(metrics)
 
-def _batch(self, images, labels, content=None):
-    start, lr = time.perf_counter(), self.lr * warm_then_linear(self.progress, self.warmup)
+def _tick(self):
+    now = time.perf_counter()
+    self.seconds, self.clock = self.seconds + now - self.clock, now
+
+def _batch(self, images, labels, content=None, ids=None):
+    lr = self.lr * warm_then_linear(self.progress, self.warmup)
     for g in self.optimizer.param_groups: g['lr'] = lr
     result = self.strategy.step(self.model, images, labels, self.optimizer, content=content, precision=self.precision,
                                 on_inner=lambda *a: self._call('on_inner', *a))
     losses = result.losses.cpu()   # the one synchronisation with the device in a batch
-    self.seconds += time.perf_counter() - start
-    self.trace.add_batch(self.epoch, self.batch, losses, lr, self.seconds, result.sampled, shape=getattr(getattr(self.model, 'grid', None), 'shape', None))
+    self._tick()
+    self.trace.add_batch(self.epoch, self.batch, losses, lr, self.seconds, result.sampled, ids, shape=getattr(getattr(self.model, 'grid', None), 'shape', None))
     self.batch += 1
     self._call('on_batch_end', result)
 
-Trainer.fit, Trainer._epoch, Trainer._batch = _fit, _epoch, _batch
+Trainer.fit, Trainer._epoch, Trainer._tick, Trainer._batch = _fit, _epoch, _tick, _batch
 
-# %% ../nbs/06_trainer.ipynb #c5657f39
+# %% ../nbs/06_trainer.ipynb #9b9b1946
 @torch.no_grad()
 def _predict(self,
-    batches,  # (images, labels) or (images, labels, content) each
+    batches,  # (images, labels[, content[, names]]) each
 ):
     "Class scores and labels of all images, (N, n_classes) and (N,): every patch with content, in eval mode."
     self.model.eval()
     scores, labels = [], []
-    for images, y, *content in batches:
-        with self.precision.autocast(): scores.append(self.model(images, *content).float().cpu())
+    for images, y, *more in batches:
+        with self.precision.autocast(): scores.append(self.model(images, *more[:1]).float().cpu())
         labels.append(torch.as_tensor(y))
     return torch.cat(scores), torch.cat(labels)
 
