@@ -17,7 +17,7 @@ def _per_axis(value, n, what):
         raise ValueError(f'{what}={value} must be a positive whole number, or one for each of the {n} axes of the image.')
     return tuple(int(v) for v in out)
 
-# %% ../nbs/00_patches.ipynb #beaa037b
+# %% ../nbs/00_patches.ipynb #c85ca5df
 class PatchGrid:
     "How patches of `patch_size` tile an image of `image_size`; patch k sits at `cell(k)`, row-major, everywhere."
     def __init__(self,
@@ -29,16 +29,8 @@ class PatchGrid:
         self.image_size = _per_axis(size, len(size), 'image_size')
         self.patch_size = _per_axis(patch_size, self.ndim, 'patch_size')
         self.stride = _per_axis(self.patch_size if stride is None else stride, self.ndim, 'stride')
-        for s, p, t in zip(self.image_size, self.patch_size, self.stride): self._check(s, p, t)
+        for s, p, t in zip(self.image_size, self.patch_size, self.stride): _check_axis(s, p, t)
         self.shape = tuple((s - p) // t + 1 for s, p, t in zip(self.image_size, self.patch_size, self.stride))
-
-    @staticmethod
-    def _check(size, patch, stride):
-        if patch > size: raise ValueError(f'patch_size {patch} is larger than the image ({size} pixels): choose a patch_size of at most {size}.')
-        if stride > patch: raise ValueError(f'stride {stride} is larger than patch_size {patch}, so pixels would be skipped: choose a stride of at most {patch}.')
-        if left := (size - patch) % stride:
-            raise ValueError(f'image_size {size} is not divisible into patches of {patch} at stride {stride} ({left} pixels are left over): '
-                             f'pad the image to {size + stride - left} or crop it to {size - left}.')
 
     @property
     def ndim(self): return len(self.image_size)
@@ -47,32 +39,77 @@ class PatchGrid:
     def __eq__(self, other): return isinstance(other, PatchGrid) and vars(self) == vars(other)
     def __hash__(self): return hash((self.image_size, self.patch_size, self.stride))
 
-    def cell(self,
-        k,  # patch index, 0 <= k < len(grid)
-    ):
-        "Where patch `k` sits in the grid: `(row, col)` for a picture."
-        if not 0 <= k < len(self): raise IndexError(f'patch {k} is not in a grid of {len(self)} patches: use 0 to {len(self) - 1}.')
-        return tuple(int(i) for i in torch.unravel_index(torch.tensor(int(k)), self.shape))
+# %% ../nbs/00_patches.ipynb #5f4785b9
+def _check_axis(size, patch, stride):
+    "Refuse an axis that patches cannot tile."
+    if patch > size: raise ValueError(f'patch_size {patch} is larger than the image ({size} pixels): choose a patch_size of at most {size}.')
+    if stride > patch: raise ValueError(f'stride {stride} is larger than patch_size {patch}, so pixels would be skipped: choose a stride of at most {patch}.')
+    if left := (size - patch) % stride:
+        raise ValueError(f'image_size {size} is not divisible into patches of {patch} at stride {stride} ({left} pixels are left over): '
+                         f'pad the image to {size + stride - left} or crop it to {size - left}.')
 
-    def index(self,
-        *cell,  # row, col for a picture; one number per axis
-    ):
-        "The index of the patch at `cell`: `k = row * n + col` for a picture."
-        if len(cell) != self.ndim or not all(0 <= c < n for c, n in zip(cell, self.shape)):
-            raise IndexError(f'cell {cell} is not in a grid of {" x ".join(map(str, self.shape))} patches.')
-        k = 0
-        for c, n in zip(cell, self.shape): k = k * n + c
-        return int(k)
+# %% ../nbs/00_patches.ipynb #ceb13917
+def _cell(self,
+    k,  # patch index, 0 <= k < len(grid)
+):
+    "Where patch `k` sits in the grid: `(row, col)` for a picture."
+    if not 0 <= k < len(self): raise IndexError(f'patch {k} is not in a grid of {len(self)} patches: use 0 to {len(self) - 1}.')
+    return tuple(int(i) for i in torch.unravel_index(torch.tensor(int(k)), self.shape))
 
-    def corner(self,
-        k,  # patch index
-    ):
-        "First pixel of patch `k` along each axis: `(top, left)` for a picture."
-        return tuple(c * t for c, t in zip(self.cell(k), self.stride))
+def _index(self,
+    *cell,  # row, col for a picture; one number per axis
+):
+    "The index of the patch at `cell`: `k = row * n + col` for a picture."
+    if len(cell) != self.ndim or not all(0 <= c < n for c, n in zip(cell, self.shape)):
+        raise IndexError(f'cell {cell} is not in a grid of {" x ".join(map(str, self.shape))} patches: rows and columns count from 0.')
+    k = 0
+    for c, n in zip(cell, self.shape): k = k * n + c
+    return int(k)
 
-# %% ../nbs/00_patches.ipynb #4cf59956
-def _windows(self, images):
-    "A view of `images` (B, C, *image_size) as (B, *grid, C, *patch): no pixel is copied."
+PatchGrid.cell, PatchGrid.index = _cell, _index
+
+# %% ../nbs/00_patches.ipynb #83dc6e70
+def _corner(self,
+    k,  # patch index
+):
+    "First pixel of patch `k` along each axis: `(top, left)` for a picture."
+    return tuple(c * t for c, t in zip(self.cell(k), self.stride))
+
+PatchGrid.corner = _corner
+
+# %% ../nbs/00_patches.ipynb #448ba742
+def _plot(self,
+    image,        # (3, H, W) tensor or (H, W, 3) array; uint8, or 0 to 1
+    mask=None,    # (K,) bool: patches to outline
+    values=None,  # (K,) numbers to tint patches by; NaN leaves a patch untinted
+    ax=None,      # matplotlib axes; made unless given
+):
+    "Draw an image with its grid; returns the axes."
+    import matplotlib.pyplot as plt
+    from matplotlib.collections import PatchCollection
+    from matplotlib.patches import Rectangle
+    ax = plt.subplots(figsize=(4, 4), layout='constrained')[1] if ax is None else ax
+    ax.imshow(image.cpu().movedim(0, -1) if torch.is_tensor(image) else image, cmap='gray')
+    boxes = [Rectangle((c - .5, r - .5), *self.patch_size[::-1]) for r, c in map(self.corner, range(len(self)))]
+    ax.add_collection(PatchCollection(boxes, fc='none', ec='0.75', lw=.3))
+    if values is not None:
+        values = torch.as_tensor(values).detach().cpu().float().flatten()
+        shown = values.isfinite().nonzero().flatten().tolist()
+        tint = PatchCollection([boxes[k] for k in shown], cmap='viridis', alpha=.8, lw=0, array=values[shown].numpy())
+        ax.figure.colorbar(ax.add_collection(tint), ax=ax, shrink=.8)
+    if mask is not None:
+        chosen = torch.as_tensor(mask).cpu().flatten().nonzero().flatten().tolist()
+        ax.add_collection(PatchCollection([boxes[k] for k in chosen], fc='none', ec='#d55e00', lw=1.6))
+    ax.axis('off')
+    return ax
+
+PatchGrid.plot = _plot
+
+# %% ../nbs/00_patches.ipynb #db8ccc5f
+def _windows(self,
+    images,  # (B, C, *image_size)
+):
+    "A view of `images` as (B, *grid, C, *patch): no pixel is copied."
     if tuple(images.shape[2:]) != self.image_size:
         raise ValueError(f'images of {tuple(images.shape[2:])} pixels do not fit a grid made for {self.image_size}: make the grid or the canvas the same size.')
     for axis, (p, t) in enumerate(zip(self.patch_size, self.stride)): images = images.unfold(axis + 2, p, t)
@@ -80,7 +117,7 @@ def _windows(self, images):
 
 PatchGrid.windows = _windows
 
-# %% ../nbs/00_patches.ipynb #6ab06a28
+# %% ../nbs/00_patches.ipynb #8d565854
 def _gather(self,
     images,  # (B, C, *image_size), or a list of B lazily read images with `.read(*corner, *size)`
     cells,   # (N, 2) rows of (image, patch index)
@@ -92,6 +129,9 @@ def _gather(self,
     read = [torch.as_tensor(images[b].read(*self.corner(k), *self.patch_size)).movedim(-1, 0) for b, k in cells.tolist()]
     return torch.stack(read) if read else torch.empty(0, 3, *self.patch_size, dtype=torch.uint8)
 
+PatchGrid.gather = _gather
+
+# %% ../nbs/00_patches.ipynb #f7210739
 def _extract(self,
     images,  # (B, C, *image_size), or a list of B lazily read images
     index,   # patch indices, the same for every image
@@ -99,7 +139,24 @@ def _extract(self,
     "The patches at `index` of every image: (B, len(index), C, *patch_size)."
     index = torch.as_tensor(index, dtype=torch.long).flatten()
     cells = torch.cartesian_prod(torch.arange(len(images)), index)
-    patches = self.gather(images, cells)
-    return patches.unflatten(0, (len(images), len(index)))
+    return self.gather(images, cells).unflatten(0, (len(images), len(index)))
 
-PatchGrid.gather, PatchGrid.extract = _gather, _extract
+PatchGrid.extract = _extract
+
+# %% ../nbs/00_patches.ipynb #70287dd8
+def _place(self,
+    patches,     # (B, len(index), C, *patch_size)
+    index=None,  # patch indices; all of them, in order, unless given
+):
+    "Images with these patches in their places, (B, C, *image_size): overlaps are averaged, the rest is zero."
+    index = range(len(self)) if index is None else [int(k) for k in index]
+    if patches.shape[1] != len(index): raise ValueError(f'{patches.shape[1]} patches were given for {len(index)} places: give as many as there are places.')
+    out = torch.zeros(len(patches), patches.shape[2], *self.image_size, dtype=torch.promote_types(patches.dtype, torch.float32), device=patches.device)
+    times = torch.zeros(self.image_size, device=patches.device)
+    for i, k in enumerate(index):
+        window = tuple(slice(c, c + p) for c, p in zip(self.corner(k), self.patch_size))
+        out[(..., *window)] += patches[:, i]
+        times[window] += 1
+    return (out / times.clamp(min=1)).to(patches.dtype)
+
+PatchGrid.place = _place

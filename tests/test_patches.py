@@ -1,0 +1,64 @@
+"PatchGrid: geometry for signals, pictures and volumes alike."
+import numpy as np, pytest, torch
+from hypothesis import given, strategies as st
+from patchgd_nb.patches import PatchGrid
+
+
+@st.composite
+def grids(draw, most=3):
+    axes = [(n, p, draw(st.integers(1, p))) for n, p in draw(st.lists(st.tuples(st.integers(1, 4), st.integers(1, 5)), min_size=1, max_size=most))]
+    return PatchGrid(tuple((n - 1) * t + p for n, p, t in axes), tuple(p for _, p, _ in axes), tuple(t for *_, t in axes))
+
+
+@given(grids())
+def test_cell_and_index_are_inverse_and_row_major(grid):
+    cells = [grid.cell(k) for k in range(len(grid))]
+    assert cells == list(np.ndindex(*grid.shape))
+    assert [grid.index(*c) for c in cells] == list(range(len(grid)))
+
+
+@given(grids(), st.integers(1, 3))
+def test_patches_are_the_slices_they_say(grid, n_images):
+    images = torch.arange(n_images * 2 * np.prod(grid.image_size)).reshape(n_images, 2, *grid.image_size)
+    patches = grid.extract(images, range(len(grid)))
+    assert patches.shape == (n_images, len(grid), 2, *grid.patch_size)
+    for k in range(len(grid)):
+        window = tuple(slice(c, c + p) for c, p in zip(grid.corner(k), grid.patch_size))
+        assert torch.equal(patches[:, k], images[(slice(None), slice(None), *window)])
+
+
+@given(grids(), st.data())
+def test_gather_keeps_the_order_of_its_cells(grid, data):
+    images = torch.rand(3, 1, *grid.image_size)
+    cells = torch.tensor(data.draw(st.lists(st.tuples(st.integers(0, 2), st.integers(0, len(grid) - 1)), min_size=1, max_size=6)))
+    whole = grid.extract(images, range(len(grid)))
+    assert torch.equal(grid.gather(images, cells), whole[cells[:, 0], cells[:, 1]])
+
+
+@given(grids())
+def test_place_puts_patches_back(grid):
+    images = torch.rand(2, 3, *grid.image_size, dtype=torch.float64)
+    assert torch.allclose(grid.place(grid.extract(images, range(len(grid)))), images)
+
+
+class Lazy:
+    "An image that is read by window, channels last."
+    def __init__(self, pixels): self.pixels = pixels
+    def read(self, row, col, height, width): return self.pixels[row:row + height, col:col + width]
+
+
+def test_lazily_read_images_give_the_same_patches():
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 12, 9, 3), dtype=np.uint8)
+    grid = PatchGrid((12, 9), (4, 3))
+    tensor = torch.from_numpy(pixels).permute(0, 3, 1, 2)
+    assert torch.equal(grid.extract([Lazy(p) for p in pixels], [5, 0, 3]), grid.extract(tensor, [5, 0, 3]))
+
+
+@pytest.mark.parametrize('args, value', [(((64, 64), 65), '65'), (((64, 64), 30), '64'), (((64, 64), 16, 10), '64'), (((64, 64), 16, 17), '17'), (((64, 64), 0), '0'), (((64, 64), (8, 8, 8)), '(8, 8, 8)')])
+def test_a_grid_that_does_not_fit_is_refused_in_one_sentence(args, value):
+    with pytest.raises(ValueError) as e: PatchGrid(*args)
+    assert value in str(e.value) and '\n' not in str(e.value) and str(e.value).endswith('.')
+
+
+def test_images_of_another_size_are_refused():
+    with pytest.raises(ValueError, match='32'): PatchGrid((64, 64), 16).extract(torch.zeros(1, 3, 32, 64), [0])
