@@ -1,0 +1,186 @@
+"Windows of slides: right at every level and border, in every process, from damaged files a sentence."
+import pickle
+import numpy as np, pytest, tifffile, torch
+from hypothesis import given, settings, strategies as st
+from torch.utils.data import DataLoader, Dataset
+from patchgd_nb.biopsy import draw_biopsy
+from patchgd_nb.images import Canvas, block_mean, content_share, open_image, overview, write_pyramid
+from patchgd_nb.patches import PatchGrid
+
+
+@pytest.fixture(scope='module')
+def slide(tmp_path_factory):
+    path = tmp_path_factory.mktemp('slide') / 'slide.tiff'
+    write_pyramid(path, draw_biopsy(1, 4, 3, size=1500).pixels)
+    return path
+
+
+def whole(path, level): return tifffile.imread(path, key=level)
+
+
+def cut(pixels, r, c, h, w):
+    "A window with white beyond the border."
+    out = np.full((h, w, 3), 255, np.uint8)
+    r0, r1, c0, c1 = max(r, 0), min(r + h, pixels.shape[0]), max(c, 0), min(c + w, pixels.shape[1])
+    if r0 < r1 and c0 < c1: out[r0 - r:r1 - r, c0 - c:c1 - c] = pixels[r0:r1, c0:c1]
+    return out
+
+
+def test_levels_are_the_pyramids(slide):
+    im = open_image(slide)
+    assert im.shape == im.levels[0] and len(im.levels) == 3
+    assert all(abs(im.levels[0][a] / im.levels[i][a] / 4 ** i - 1) < .06 for i in range(3) for a in (0, 1))
+
+
+@given(level=st.integers(0, 2), r=st.integers(-600, 1600), c=st.integers(-600, 700), h=st.integers(1, 700), w=st.integers(1, 700))
+def test_a_window_is_the_same_window_of_the_whole(slide, level, r, c, h, w):
+    assert np.array_equal(open_image(slide).read(r, c, h, w, level), cut(whole(slide, level), r, c, h, w))
+
+
+@settings(max_examples=30)
+@given(size=st.sampled_from([100, 300, 512, 1024, 1500, 2048]), r=st.integers(0, 2000), c=st.integers(0, 2000), h=st.integers(1, 300), w=st.integers(1, 300))
+def test_a_canvas_is_one_picture(slide, size, r, c, h, w):
+    canvas = Canvas(open_image(slide), size)
+    everything = canvas.read(0, 0, size, size)
+    assert np.array_equal(canvas.read(r, c, h, w), cut(everything, r, c, h, w))
+    assert max(canvas.box[2:]) <= size and max(canvas.box[2:]) > size / 4 - 2
+    top, left, height, width = canvas.box
+    assert abs(top - (size - height - top)) <= 1 and abs(left - (size - width - left)) <= 1      # in the middle
+
+
+@pytest.mark.parametrize('kwargs', [dict(), dict(tile=(64, 128)), dict(rowsperstrip=17), dict(compression='zlib', tile=(96, 96)), dict(compression='lzw', rowsperstrip=5)], ids=str)
+def test_plain_tiffs_are_read_as_well(tmp_path, kwargs):
+    pixels = np.random.default_rng(0).integers(0, 256, (203, 311, 3), dtype=np.uint8)
+    tifffile.imwrite(tmp_path / 'x.tif', pixels, photometric='rgb', **kwargs)
+    im = open_image(tmp_path / 'x.tif')
+    assert im.levels == [(203, 311)]
+    for window in [(0, 0, 203, 311), (-5, 100, 60, 300), (190, 300, 50, 50), (16, 0, 2, 311)]: assert np.array_equal(im.read(*window), cut(pixels, *window))
+
+
+def test_transparency_is_dropped(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 40, 4), dtype=np.uint8)
+    tifffile.imwrite(tmp_path / 'x.tif', pixels, photometric='rgb', extrasamples=['unassalpha'])
+    assert np.array_equal(open_image(tmp_path / 'x.tif').read(0, 0, 40, 40), pixels[..., :3])
+
+
+class Windows(Dataset):
+    def __init__(self, im): self.im = im
+    def __len__(self): return 12
+    def __getitem__(self, i): return torch.from_numpy(self.im.read(100 * i, 40, 90, 200))
+
+
+@pytest.mark.parametrize('workers, start', [(0, None), (2, 'fork'), (2, 'spawn')])
+def test_workers_read_the_same(slide, workers, start):
+    "Opened before the workers start, as a data set does."
+    im = open_image(slide)
+    im.read(0, 0, 10, 10)
+    read = torch.cat(list(DataLoader(Windows(im), 4, num_workers=workers, multiprocessing_context=start)))
+    pixels = whole(slide, 0)
+    assert all(np.array_equal(read[i], cut(pixels, 100 * i, 40, 90, 200)) for i in range(12))
+
+
+def test_an_image_is_pickled_as_a_path(slide):
+    assert len(pickle.dumps(open_image(slide))) < 1000
+    assert np.array_equal(pickle.loads(pickle.dumps(open_image(slide))).read(9, 9, 50, 50), open_image(slide).read(9, 9, 50, 50))
+
+
+def test_a_replaced_file_is_read_anew(tmp_path):
+    path = tmp_path / 'x.tiff'
+    for value in (10, 200):
+        write_pyramid(path, np.full((600, 600, 3), value, np.uint8))
+        assert abs(int(open_image(path).read(0, 0, 4, 4)[0, 0, 0]) - value) < 3
+
+
+def test_many_files_do_not_run_out_of_handles(tmp_path):
+    import resource
+    for i in range(150): tifffile.imwrite(tmp_path / f'{i}.tif', np.full((16, 16, 3), i, np.uint8), photometric='rgb')
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    in_use = len(list(__import__('pathlib').Path('/proc/self/fd').iterdir())) if __import__('os').path.isdir('/proc/self/fd') else 60
+    resource.setrlimit(resource.RLIMIT_NOFILE, (in_use + 90, hard))
+    try:
+        images = [open_image(tmp_path / f'{i}.tif') for i in range(150)]
+        assert [int(im.read(0, 0, 1, 1)[0, 0, 0]) for im in images] == list(range(150))
+    finally: resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.parametrize('damage', [lambda d: b'', lambda d: d[:3], lambda d: d[:200], lambda d: d[:len(d) // 2], lambda d: d[:-10], lambda d: b'not a picture at all' * 50, lambda d: d[:4] + b'\xff' * 8 + d[12:]],
+                         ids=['empty', '3 bytes', '200 bytes', 'half', '10 short', 'text', 'no directory'])
+def test_damaged_files_end_in_a_sentence_with_their_name(slide, tmp_path, damage):
+    bad = tmp_path / 'bad.tiff'
+    bad.write_bytes(damage(slide.read_bytes()))
+    with pytest.raises(ValueError, match='bad.tiff') as e: open_image(bad)
+    assert '\n' not in str(e.value)
+
+
+def test_a_broken_tile_is_named_when_it_is_read(slide, tmp_path):
+    with tifffile.TiffFile(slide) as tif: start, n = tif.pages[0].dataoffsets[0], tif.pages[0].databytecounts[0]
+    data = bytearray(slide.read_bytes())
+    data[start:start + n] = bytes(n)
+    (tmp_path / 'bad.tiff').write_bytes(data)
+    with pytest.raises(ValueError, match='bad.tiff has a broken tile'): open_image(tmp_path / 'bad.tiff').read(0, 0, 100, 100)
+
+
+@pytest.mark.parametrize('pixels', [np.zeros((20, 20, 3), np.uint16), np.zeros((20, 20), np.uint8), np.zeros((20, 20, 3), np.float32)])
+def test_other_pixels_are_refused(tmp_path, pixels):
+    tifffile.imwrite(tmp_path / 'x.tif', pixels)
+    with pytest.raises(ValueError, match='x.tif.*8-bit colour'): open_image(tmp_path / 'x.tif')
+
+
+def test_missing_files_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match='nowhere.tiff'): open_image(tmp_path / 'nowhere.tiff')
+
+
+def test_block_mean_is_the_mean():
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 8, 3), dtype=np.uint8)
+    expected = pixels.reshape(3, 4, 2, 4, 3).mean((1, 3))
+    assert np.abs(block_mean(pixels, 4) - expected).max() <= .5
+
+
+@pytest.mark.parametrize('seed', range(6))
+@pytest.mark.parametrize('patch, canvas_size', [(64, 1024), (128, 1024), (32, 512)])
+def test_no_patch_with_tissue_counts_as_blank(tmp_path, seed, patch, canvas_size):
+    biopsy = draw_biopsy(500 + seed, *[(0, 0), (3, 3), (3, 4), (4, 3), (4, 5), (5, 5)][seed])
+    write_pyramid(tmp_path / 's.tiff', biopsy.pixels)
+    canvas, grid = Canvas(open_image(tmp_path / 's.tiff'), canvas_size), PatchGrid(canvas_size, patch)
+    tissue, f = np.zeros((canvas_size, canvas_size), bool), 1024 // canvas_size
+    top, left, h, w = canvas.box
+    tissue[top:top + h, left:left + w] = biopsy.tissue[:h * f, :w * f].reshape(h, f, w, f).any((1, 3))
+    share = content_share(canvas, grid)
+    held = grid.extract(torch.from_numpy(tissue)[None, None], range(len(grid)))[0].flatten(1).any(1)
+    assert not (held & (share == 0)).any()
+    assert (share > 0).float().mean() < .5          # and most of the glass is left out
+    assert ((share >= 0) & (share <= 1)).all()
+
+
+def test_glass_alone_has_no_content(tmp_path):
+    write_pyramid(tmp_path / 's.tiff', np.full((1024, 300, 3), 243, np.uint8))
+    assert not content_share(Canvas(open_image(tmp_path / 's.tiff'), 1024), PatchGrid(1024, 64)).any()
+
+
+def test_tissue_alone_is_all_content(tmp_path):
+    "No glass to compare with: the palest tissue must not be taken for it."
+    pixels = np.random.default_rng(0).integers(150, 215, (1024, 1024, 3), dtype=np.uint8)
+    write_pyramid(tmp_path / 's.tiff', pixels)
+    assert (content_share(Canvas(open_image(tmp_path / 's.tiff'), 1024), PatchGrid(1024, 64)) > 0).all()
+
+
+def test_real_slides_bit_for_bit(data):
+    "Against tifffile, at every level, over tile borders."
+    for path in sorted(p for p in (data / 'wsi').iterdir() if p.suffix in ('.svs', '.tiff', '.tif')):
+        try: im = open_image(path)
+        except ValueError: continue      # formats of a later issue
+        with tifffile.TiffFile(path) as tif:
+            for level, (h, w) in enumerate(im.levels):
+                if h * w > 2e8: continue
+                page = tif.series[0].levels[level] if level < len(tif.series[0].levels) else None
+                if page is None: continue
+                pixels = page.asarray()[..., :3]
+                for r, c in [(0, 0), (h // 2 - 100, w // 3), (h - 150, w - 150), (-50, -50)]: assert np.array_equal(im.read(r, c, 300, 300, level), cut(pixels, r, c, 300, 300)), (path.name, level)
+
+
+def test_overview_of_a_real_slide_shows_the_whole(data):
+    im = open_image(data / 'wsi/CMU-1-Small-Region.svs')
+    low, scale = overview(im, 16)
+    assert abs(low.shape[0] * scale - im.shape[0]) <= scale and abs(low.shape[1] * scale - im.shape[1]) <= scale
+    direct = im.read(0, 0, low.shape[0] * 16, low.shape[1] * 16)
+    assert np.abs(low.astype(int) - block_mean(direct, 16)).max() <= 1

@@ -1,0 +1,187 @@
+"Runs: resumed to the bit, on time, measured rightly; and the record of them."
+import json
+import numpy as np, pytest, torch
+from hypothesis import given, strategies as st
+from sklearn.metrics import accuracy_score, cohen_kappa_score
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+from patchgd_nb.model import PatchModel, WholeModel
+from patchgd_nb.patches import PatchGrid
+from patchgd_nb.sampler import CoverSampler, UniformSampler
+from patchgd_nb.strategy import ExactPatchGD, GradientDescent, PatchGD
+from patchgd_nb.trace import Trace
+from patchgd_nb.trainer import Callback, Trainer, warm_then_linear
+
+STRATEGIES = [PatchGD(CoverSampler(1/4), accumulate=3), PatchGD(UniformSampler(1/2)), GradientDescent(), ExactPatchGD(1)]
+
+
+def data_of(n=24, size=16):
+    g = torch.Generator().manual_seed(4)
+    labels = torch.randint(0, 4, (n,), generator=g)
+    images = torch.randint(0, 60, (n, 3, size, size), generator=g) + 60 * labels[:, None, None, None]
+    return TensorDataset(images.byte(), labels)
+
+
+def model_of(seed=0, n_classes=4):
+    torch.manual_seed(seed)
+    backbone = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Dropout(.3), nn.Linear(144, 8))
+    return PatchModel(backbone, PatchGrid(16, 8), n_classes, 8, 'smaller')
+
+
+class StopAfter(Callback):
+    def __init__(self, epochs): self.epochs = epochs
+    def on_epoch_end(self, trainer, metrics): trainer.stop = trainer.epoch == self.epochs
+
+
+def run(folder, strategy, stop=4, seed=0, resume=False, workers=0, **kwargs):
+    model = model_of(seed)
+    torch.manual_seed(seed)
+    train = DataLoader(data_of(), 6, shuffle=True, num_workers=workers)
+    return Trainer(model, strategy, train, DataLoader(data_of(), 8), epochs=4, checkpoint=folder, callbacks=[StopAfter(stop)], progress=False, **kwargs).fit(resume)
+
+
+@pytest.mark.parametrize('strategy', STRATEGIES, ids=repr)
+@pytest.mark.parametrize('precision', ['off', 'bf16'])
+def test_a_resumed_run_equals_the_undisturbed_one_to_the_bit(tmp_path, strategy, precision):
+    "Even if the new process has another seed and drew random numbers."
+    whole = run(tmp_path / 'a', strategy, precision=precision)
+    for stop in (1, 2, 3): torch.manual_seed(50 + stop), run(tmp_path / 'b', strategy, stop, seed=0 if stop == 1 else 9, resume=stop > 1, precision=precision)
+    resumed = run(tmp_path / 'b', strategy, seed=7, resume=True, precision=precision)
+    assert all(torch.equal(v, resumed.model.state_dict()[k]) for k, v in whole.model.state_dict().items())
+    drop = lambda t: ([r[:5] for r in t.inner], [{k: v for k, v in e.items() if k != 'seconds'} for e in t.epochs])
+    assert drop(whole.trace) == drop(resumed.trace)
+    assert whole.validate() == resumed.validate()
+
+
+def test_resume_with_workers(tmp_path):
+    whole = run(tmp_path / 'a', STRATEGIES[0], workers=2)
+    run(tmp_path / 'b', STRATEGIES[0], 2, workers=2)
+    resumed = run(tmp_path / 'b', STRATEGIES[0], seed=3, resume=True, workers=2)
+    assert all(torch.equal(v, resumed.model.state_dict()[k]) for k, v in whole.model.state_dict().items())
+
+
+def test_a_trace_ahead_of_its_checkpoint_is_cut_back(tmp_path):
+    "Killed between writing the record and writing the checkpoint."
+    run(tmp_path, STRATEGIES[0], 2)
+    ahead = run(tmp_path / 'x', STRATEGIES[0], 3)
+    ahead.trace.save(tmp_path / 'trace.npz')
+    resumed = run(tmp_path, STRATEGIES[0], resume=True)
+    assert [e['epoch'] for e in resumed.trace.epochs] == [0, 1, 2, 3]
+    assert len(resumed.trace.inner) == 4 * 4 * 4
+
+
+def test_resuming_from_an_empty_folder_starts_afresh(tmp_path):
+    assert run(tmp_path / 'new', STRATEGIES[0], 1, resume=True).epoch == 1
+
+
+def test_another_models_checkpoint_is_refused(tmp_path):
+    run(tmp_path, STRATEGIES[0], 1)
+    with pytest.raises(ValueError, match='last.pt') as e: Trainer(model_of(n_classes=7), STRATEGIES[0], DataLoader(data_of(), 6), checkpoint=tmp_path, progress=False).fit(resume=True)
+    assert '\n' not in str(e.value)
+
+
+def test_checkpoints_hold_data_only(tmp_path):
+    run(tmp_path, STRATEGIES[0], 1)
+    for name in ('last.pt', 'best.pt'): torch.load(tmp_path / name, weights_only=True)
+    class Bomb:
+        def __reduce__(self): return (open, (str(tmp_path / 'harm'), 'w'))
+    torch.save(dict(model=Bomb()), tmp_path / 'last.pt')
+    with pytest.raises(Exception): run(tmp_path, STRATEGIES[0], resume=True)
+    assert not (tmp_path / 'harm').exists()
+
+
+def test_best_is_the_epoch_with_the_highest_kappa(tmp_path):
+    trainer = run(tmp_path, STRATEGIES[0])
+    best = max(e['qwk'] for e in trainer.trace.epochs)
+    trainer.model.load_state_dict(torch.load(tmp_path / 'best.pt', weights_only=True))
+    assert trainer.validate()['qwk'] == best
+
+
+@pytest.mark.parametrize('strategy', STRATEGIES, ids=repr)
+def test_metrics_are_scikit_learns(strategy):
+    trainer = run(None, strategy)
+    scores, labels = trainer.predict(trainer.valid)
+    guess, measured = scores.argmax(1), trainer.validate()
+    assert measured['accuracy'] == pytest.approx(accuracy_score(labels, guess))
+    assert measured['qwk'] == pytest.approx(cohen_kappa_score(labels, guess, weights='quadratic', labels=range(4)), abs=1e-5)
+    assert labels.tolist() == data_of().tensors[1].tolist()
+
+
+def test_constant_answers_have_a_kappa_of_zero():
+    trainer = run(None, STRATEGIES[0], 1)
+    nn.init.zeros_(trainer.model.head.classify.weight)
+    trainer.valid = DataLoader(TensorDataset(data_of().tensors[0][:4], torch.zeros(4).long()), 2)
+    assert trainer.validate()['qwk'] == 0
+
+
+@given(st.floats(0, 1), st.floats(.001, .9))
+def test_schedule_rises_then_falls(progress, warmup):
+    rate = warm_then_linear(progress, warmup)
+    assert 0 <= rate <= 1
+    assert rate == pytest.approx(max(progress / warmup, .01) if progress < warmup else (1 - progress) / (1 - warmup))
+
+
+def test_a_time_budget_ends_the_run_and_its_schedule():
+    trainer = Trainer(model_of(), STRATEGIES[0], DataLoader(data_of(), 6), epochs=10**6, max_seconds=1.5, progress=False).fit()
+    rates = [r[4] for r in trainer.trace.inner]
+    assert 1.5 <= trainer.seconds < 3 and trainer.epoch > 1
+    assert max(rates) > .8e-3 and rates[-1] < .2e-3
+
+
+def test_whole_images_train_too():
+    data = TensorDataset(torch.randint(256, (8, 3, 64, 64), dtype=torch.uint8), torch.arange(8) % 4)
+    trainer = Trainer(WholeModel('test_resnet', (64, 64), 4), GradientDescent(), DataLoader(data, 4), DataLoader(data, 4), epochs=1, progress=False).fit()
+    assert len(trainer.trace.inner) == 2 and trainer.trace.shape is None
+
+
+@pytest.mark.parametrize('label', [-1, 4])
+def test_a_label_that_is_no_class_stops_before_its_batch(label):
+    batch = (torch.zeros(2, 3, 16, 16), torch.tensor([1, label]), None, ['good', 'bad'])
+    model = model_of()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    with pytest.raises(ValueError, match=rf'label {label} of image bad .* 0 to 3'): Trainer(model, STRATEGIES[0], [batch], progress=False).fit()
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+def test_no_batches_is_refused():
+    with pytest.raises(ValueError, match='no batches'): Trainer(model_of(), STRATEGIES[0], DataLoader(data_of(4), 6, drop_last=True))
+
+
+def test_progress_bars_cost_nothing_to_the_result(capsys):
+    quiet, shown = run(None, STRATEGIES[0], 2), run(None, STRATEGIES[0], 2)
+    model = model_of(0)
+    torch.manual_seed(0)
+    shown = Trainer(model, STRATEGIES[0], DataLoader(data_of(), 6, shuffle=True), DataLoader(data_of(), 8), epochs=4, callbacks=[StopAfter(2)]).fit()
+    assert all(torch.equal(v, shown.model.state_dict()[k]) for k, v in quiet.model.state_dict().items())
+    assert 'epoch' in capsys.readouterr().err
+
+
+@given(st.lists(st.integers(1, 5), min_size=1, max_size=4), st.integers(1, 9), st.tuples(st.integers(1, 5), st.integers(1, 5)))
+def test_a_record_survives_saving(tmp_path_factory, batches, keep, shape):
+    rng, trace = np.random.default_rng(0), Trace(keep)
+    truth = []
+    for b, steps in enumerate(batches):
+        sampled = rng.random((steps, 2, shape[0] * shape[1])) < .4
+        trace.add_batch(0, b, rng.random(steps).tolist(), 1e-3, b + .25, sampled, ['x', 'y'], shape)
+        truth += list(sampled)
+    trace.add_epoch(epoch=0, seconds=1.5, qwk=.25)
+    path = tmp_path_factory.mktemp('trace') / 't.npz'
+    trace.save(path)
+    again = Trace.load(path)
+    assert (again.inner, again.epochs, again.shape) == (trace.inner, trace.epochs, shape)
+    assert all((rows == t).all() for (*_, rows), t in zip(again.samples(), truth[-keep:], strict=True))
+    assert (again.times_sampled('y') == sum(t[1] for t in truth[-keep:]).reshape(shape)).all()
+
+
+def test_a_record_with_a_pickle_is_refused(tmp_path):
+    class Bomb:
+        def __reduce__(self): return (open, (str(tmp_path / 'harm'), 'w'))
+    np.savez(tmp_path / 'bomb.npz', head=np.array(Bomb(), dtype=object))
+    with pytest.raises(ValueError): Trace.load(tmp_path / 'bomb.npz')
+    assert not (tmp_path / 'harm').exists()
+
+
+def test_a_later_version_is_named(tmp_path):
+    head, arrays = Trace().state()
+    np.savez(tmp_path / 't.npz', head=np.array(json.dumps(head | dict(version=7))), **arrays)
+    with pytest.raises(ValueError, match='version 7'): Trace.load(tmp_path / 't.npz')
