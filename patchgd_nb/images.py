@@ -41,36 +41,38 @@ def write_pyramid(
                       resolutionunit='CENTIMETER', metadata=None, software=False, maxworkers=1)
     os.replace(part, path)
 
-# %% ../nbs/10_images.ipynb #18c0893e
-@lru_cache(64)   # files: a cohort of thousands must not run out of handles
-def _opened(path, stamp, process):
-    "An open file and the pages of its pyramid, largest first; each process opens its own."
-    tif = tifffile.TiffFile(path)
-    pages = [lv.keyframe for lv in tif.series[0].levels]
-    if len(pages) == 1: pages += [p for p in tif.pages[1:] if p.is_reduced and _same_picture(p, pages[0])]
-    for p in pages[:1]:
-        if p.ndim != 3 or p.shape[2] not in (3, 4) or p.dtype != np.uint8: raise ValueError(f'its pixels are {p.dtype} of shape {p.shape}, not 8-bit colour')
-    if any(o + n > tif.filehandle.size for p in pages for o, n in zip(p.dataoffsets, p.databytecounts)): raise ValueError('it ends before its last tile')
-    return tif, pages
+# %% ../nbs/10_images.ipynb #e6fd11a4
+@lru_cache(1024)   # files; only their directories are kept
+def _pages(path, stamp):
+    "The pages of a file's pyramid, largest first, with the places of their tiles; the file is closed again."
+    with tifffile.TiffFile(path) as tif:
+        pages = [lv.keyframe for lv in tif.series[0].levels]
+        if len(pages) == 1: pages += [p for p in tif.pages[1:] if p.is_reduced and _same_picture(p, pages[0])]
+        first, end = pages[0], tif.filehandle.size
+        if first.ndim != 3 or first.shape[2] not in (3, 4) or first.dtype != np.uint8: raise ValueError(f'its pixels are {first.dtype} of shape {first.shape}, not 8-bit colour')
+        for p in pages: p.jpegtables, p.decode   # read while the file is open; tifffile keeps them
+        if any(o + n > end for p in pages for o, n in zip(p.dataoffsets, p.databytecounts)): raise ValueError('it ends before its last tile')
+    return pages
 
 def _same_picture(page, first):
     "Whether a smaller page shows the whole of `first`: a level of the pyramid, not a label or a photograph of the slide."
     return len(page.shape) == 3 and abs(page.shape[0] / page.shape[1] / (first.shape[0] / first.shape[1]) - 1) < .05
 
-# %% ../nbs/10_images.ipynb #a4ac96c4
+# %% ../nbs/10_images.ipynb #0dca2994
 @lru_cache(96)   # decoded tiles, 75 MB at 512 pixels: neighbouring patches share them
-def _tile(path, stamp, process, level, i):
+def _tile(path, stamp, level, i):
     "Tile or strip `i` of a level, decoded, and its first row and column; None where the file leaves a blank tile out."
-    tif, pages = _opened(path, stamp, process)
-    page = pages[level]
+    page = _pages(path, stamp)[level]
     if page.databytecounts[i] == 0: return None, (0, 0)
-    data = os.pread(tif.filehandle.fileno(), page.databytecounts[i], page.dataoffsets[i])
     tables = {} if page.jpegtables is None else {'jpegtables': page.jpegtables}
-    try: pixels, (_, _, row, col, _), shape = page.decode(data, i, **tables)
+    try:
+        with open(path, 'rb') as f:
+            f.seek(page.dataoffsets[i])
+            pixels, (_, _, row, col, _), shape = page.decode(f.read(page.databytecounts[i]), i, **tables)
     except Exception as e: raise ValueError(f'{path} has a broken tile ({i} of level {level}: {e}): copy or download the file again, or leave it out.') from e
     return pixels[0, :shape[1], :shape[2], :3], (row, col)
 
-# %% ../nbs/10_images.ipynb #6330cc3f
+# %% ../nbs/10_images.ipynb #4951bde6
 class TiffImage:
     "A TIFF or SVS file, read by window: only the tiles that a window touches are decoded."
     def __init__(self,
@@ -79,11 +81,11 @@ class TiffImage:
         self.path = str(path)
         try:
             self._stamp = os.stat(path).st_mtime_ns
-            self.levels = [p.shape[:2] for p in _opened(*self._key())[1]]
+            self.levels = [p.shape[:2] for p in _pages(*self._key())]
         except Exception as e:   # a damaged file can break a parser anywhere
             raise ValueError(f'{path} cannot be read as a TIFF image ({str(e) or type(e).__name__}): copy or download it again, or leave it out.') from e
 
-    def _key(self): return self.path, self._stamp, os.getpid()
+    def _key(self): return self.path, self._stamp
 
     @property
     def shape(self): return self.levels[0]
@@ -94,7 +96,7 @@ class TiffImage:
         level=0,        # level of the pyramid, 0 being the largest
     ):
         "Pixels of a window, (height, width, 3) uint8; white beyond the border."
-        page = _opened(*self._key())[1][level]
+        page = _pages(*self._key())[level]
         out = np.full((height, width, 3), 255, np.uint8)
         th, tw = (page.tilelength, page.tilewidth) if page.is_tiled else (page.rowsperstrip, page.imagewidth)
         r0, r1, c0, c1 = max(row, 0), min(row + height, page.imagelength), max(col, 0), min(col + width, page.imagewidth)

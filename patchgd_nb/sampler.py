@@ -9,10 +9,10 @@ __all__ = ['cover_steps', 'PatchSampler', 'CoverSampler', 'UniformSampler', 'Wei
 from math import ceil
 import torch
 
-# %% ../nbs/01_sampler.ipynb #f2f385c9
+# %% ../nbs/01_sampler.ipynb #4d73e78a
 def _counts(content, fraction):
     "Patches that one inner iteration samples of each image: `fraction` of those with content, rounded up."
-    return torch.ceil((content > 0).sum(1) * fraction - 1e-9).long()
+    return torch.ceil((content > 0).sum(1).double() * fraction - 1e-9).long()
 
 def cover_steps(
     content,   # (B, K), above 0 where a patch may be sampled
@@ -41,7 +41,7 @@ class PatchSampler:
         content = content.cpu()
         return self.draw(content, steps or cover_steps(content, self.fraction))
 
-# %% ../nbs/01_sampler.ipynb #499d78cc
+# %% ../nbs/01_sampler.ipynb #153bf368
 class CoverSampler(PatchSampler):
     "Deals every patch with content once over the inner iterations, then again in a new order: a cover, no repeats."
     def draw(self, content, steps):
@@ -53,8 +53,8 @@ class CoverSampler(PatchSampler):
         "A random order of each image's patches, cut into `hands` parts whose sizes differ by at most one."
         keys = torch.rand(content.shape).masked_fill(content <= 0, 2.)   # blank patches come last, beyond every hand
         rank = keys.argsort(1).argsort(1)
-        total = (content > 0).sum(1, keepdim=True).clamp(min=1)
-        return (rank * hands // total) == torch.arange(hands)[:, None, None]
+        total = (content > 0).sum(1, keepdim=True).clamp(min=1)   # an image that is all blank has none
+        return ((rank * hands // total) == torch.arange(hands)[:, None, None]) & (content > 0)
 
 # %% ../nbs/01_sampler.ipynb #92db591c
 class UniformSampler(PatchSampler):

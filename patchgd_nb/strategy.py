@@ -142,7 +142,7 @@ class _replay:
         torch.set_rng_state(state[0])
         if state[1] is not None: torch.cuda.set_rng_state(state[1], self.device)
 
-# %% ../nbs/05_strategy.ipynb #745421fc
+# %% ../nbs/05_strategy.ipynb #d2f08d15
 class ExactPatchGD(Strategy):
     "The full gradient at patch memory: fill Z, one backward pass of the head for dL/dZ, then each chunk's with its share of it."
     def __init__(self,
@@ -156,7 +156,7 @@ class ExactPatchGD(Strategy):
         "One batch: every patch encoded twice, the second time with gradient; dropout is replayed."
         precision, labels = precision or Precision(), labels.to(model.device)
         cells = model.cells(images, content)
-        parts = cells.split(self.chunk * len(images))
+        parts = [p for p in cells.split(self.chunk * len(images)) if len(p)]   # none, if all is blank
         optimizer.zero_grad()
         with module_mode(model.backbone, self.norm_mode):
             z, states = self._fill(model, images, parts, precision)
