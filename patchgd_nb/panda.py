@@ -6,12 +6,12 @@
 __all__ = ['GLEASON', 'COLUMNS', 'plan_cohort', 'make_mini_panda', 'read_panda', 'split_folds', 'PandaSlides', 'turn', 'Shrunk',
            'cut_regions']
 
-# %% ../nbs/12_panda.ipynb #1258685b
+# %% ../nbs/12_panda.ipynb #5c99dbdf
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 import os, re
 import numpy as np, pandas as pd, torch
-from joblib import Parallel, delayed
+from loky import ProcessPoolExecutor
 from sklearn.model_selection import StratifiedKFold
 from tqdm.auto import tqdm
 from .biopsy import draw_biopsy
@@ -34,7 +34,7 @@ def plan_cohort(
         rows.append((f'mini{seed:03d}_{i:05d}', provider, grade, score, primary, secondary, int(rng.integers(2**31))))
     return pd.DataFrame(rows, columns=COLUMNS + ['primary', 'secondary', 'seed'])
 
-# %% ../nbs/12_panda.ipynb #4d47c77c
+# %% ../nbs/12_panda.ipynb #fb6848e0
 def _draw_slide(job):
     "Draw one slide and write its file, unless it is there: files appear only when they are whole."
     path, seed, primary, secondary, size, provider = job
@@ -52,8 +52,8 @@ def make_mini_panda(
     out, rows = Path(out), plan_cohort(n, seed)
     (out / 'train_images').mkdir(parents=True, exist_ok=True)
     jobs = [(out / 'train_images' / f'{r.image_id}.tiff', r.seed, r.primary, r.secondary, size, r.data_provider) for r in rows.itertuples()]
-    drawn = Parallel(workers or os.cpu_count(), return_as='generator')(delayed(_draw_slide)(job) for job in jobs)
-    for _ in tqdm(drawn, total=n, desc='slides', disable=not progress): pass
+    with ProcessPoolExecutor(workers or os.cpu_count()) as pool:   # loky's: works from notebooks and from scripts without a main guard
+        for _ in tqdm(pool.map(_draw_slide, jobs), total=n, desc='slides', disable=not progress): pass
     rows[COLUMNS].to_csv(out / 'train.csv.part', index=False)   # last: a folder with a train.csv is whole
     os.replace(out / 'train.csv.part', out / 'train.csv')
     return out

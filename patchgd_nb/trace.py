@@ -75,7 +75,7 @@ def _before(self,
 
 Trace.samples, Trace.times_sampled, Trace.before = _samples, _times_sampled, _before
 
-# %% ../nbs/07_trace.ipynb #cd308dda
+# %% ../nbs/07_trace.ipynb #ea432900
 def _plot(self,
     metrics=('accuracy', 'qwk'),  # which numbers of the epochs to draw
     ax=None,                      # two matplotlib axes; made unless given
@@ -90,7 +90,7 @@ def _plot(self,
     ax[0].set(xlabel='inner iteration', ylabel='training loss')
     for m in metrics:
         if any(m in e for e in self.epochs): ax[1].plot([e['seconds'] for e in self.epochs if m in e], [e[m] for e in self.epochs if m in e], marker='.', label=m)
-    ax[1].set(xlabel='training time (s)', ylabel='validation', ylim=(min(0, ax[1].get_ylim()[0]), 1))
+    ax[1].set(xlabel='training time (s)', ylabel='validation', ylim=(min(0, ax[1].get_ylim()[0]), 1.03))
     for a in ax: a.legend(frameon=False)
     return ax
 
