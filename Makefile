@@ -33,7 +33,7 @@ slow: $(INSTALLED)
 	$(BIN)/python -m pytest tests -m slow
 
 lab: $(INSTALLED)
-	$(BIN)/jupyter lab --ip=127.0.0.1 nbs/00_patches.ipynb
+	$(BIN)/jupyter lab --ip=127.0.0.1 $(if $(filter 0,$(shell id -u)),--allow-root) nbs/00_patches.ipynb
 
 readme: $(INSTALLED)
 	$(BIN)/python .ci/readme.py

@@ -72,7 +72,7 @@ def _tile(path, stamp, level, i):
     except Exception as e: raise ValueError(f'{path} has a broken tile ({i} of level {level}: {e}): copy or download the file again, or leave it out.') from e
     return pixels[0, :shape[1], :shape[2], :3], (row, col)
 
-# %% ../nbs/10_images.ipynb #4951bde6
+# %% ../nbs/10_images.ipynb #653f8c4f
 class TiffImage:
     "A TIFF or SVS file, read by window: only the tiles that a window touches are decoded."
     def __init__(self,
@@ -90,24 +90,27 @@ class TiffImage:
     @property
     def shape(self): return self.levels[0]
 
-    def read(self,
-        row, col,       # first pixel of the window, in pixels of `level`; may lie outside the image
-        height, width,  # size of the window, in pixels of `level`
-        level=0,        # level of the pyramid, 0 being the largest
-    ):
-        "Pixels of a window, (height, width, 3) uint8; white beyond the border."
-        page = _pages(*self._key())[level]
-        out = np.full((height, width, 3), 255, np.uint8)
-        th, tw = (page.tilelength, page.tilewidth) if page.is_tiled else (page.rowsperstrip, page.imagewidth)
-        r0, r1, c0, c1 = max(row, 0), min(row + height, page.imagelength), max(col, 0), min(col + width, page.imagewidth)
-        if r0 >= r1 or c0 >= c1: return out
-        across = -(-page.imagewidth // tw)
-        for i in (r * across + c for r in range(r0 // th, (r1 - 1) // th + 1) for c in range(c0 // tw, (c1 - 1) // tw + 1)):
-            tile, (tr, tc) = _tile(*self._key(), level, i)
-            if tile is None: continue
-            a, b, c, d = max(r0, tr), min(r1, tr + tile.shape[0]), max(c0, tc), min(c1, tc + tile.shape[1])
-            out[a - row:b - row, c - col:d - col] = tile[a - tr:b - tr, c - tc:d - tc]
-        return out
+# %% ../nbs/10_images.ipynb #86554adf
+def _read(self,
+    row, col,       # first pixel of the window, in pixels of `level`; may lie outside the image
+    height, width,  # size of the window, in pixels of `level`
+    level=0,        # level of the pyramid, 0 being the largest
+):
+    "Pixels of a window, (height, width, 3) uint8; white beyond the border."
+    page = _pages(*self._key())[level]
+    out = np.full((height, width, 3), 255, np.uint8)
+    th, tw = (page.tilelength, page.tilewidth) if page.is_tiled else (page.rowsperstrip, page.imagewidth)
+    r0, r1, c0, c1 = max(row, 0), min(row + height, page.imagelength), max(col, 0), min(col + width, page.imagewidth)
+    if r0 >= r1 or c0 >= c1: return out
+    across = -(-page.imagewidth // tw)
+    for i in (r * across + c for r in range(r0 // th, (r1 - 1) // th + 1) for c in range(c0 // tw, (c1 - 1) // tw + 1)):
+        tile, (tr, tc) = _tile(*self._key(), level, i)
+        if tile is None: continue
+        a, b, c, d = max(r0, tr), min(r1, tr + tile.shape[0]), max(c0, tc), min(c1, tc + tile.shape[1])
+        out[a - row:b - row, c - col:d - col] = tile[a - tr:b - tr, c - tc:d - tc]
+    return out
+
+TiffImage.read = _read
 
 # %% ../nbs/10_images.ipynb #b35e7fb4
 def open_image(

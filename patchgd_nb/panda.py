@@ -6,14 +6,14 @@
 __all__ = ['GLEASON', 'COLUMNS', 'plan_cohort', 'make_mini_panda', 'read_panda', 'split_folds', 'PandaSlides', 'turn', 'Shrunk',
            'cut_regions']
 
-# %% ../nbs/12_panda.ipynb #5c99dbdf
+# %% ../nbs/12_panda.ipynb #c0fcd3a3
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 import os, re
 import numpy as np, pandas as pd, torch
 from loky import ProcessPoolExecutor
 from sklearn.model_selection import StratifiedKFold
-from tqdm.auto import tqdm
+from tqdm import tqdm
 from .biopsy import draw_biopsy
 from .images import Canvas, content_share, open_image, write_pyramid
 
@@ -101,7 +101,7 @@ def split_folds(
     train, valid = list(StratifiedKFold(folds, shuffle=True, random_state=seed).split(rows, strata))[fold]
     return rows.iloc[train].reset_index(drop=True), rows.iloc[valid].reset_index(drop=True)
 
-# %% ../nbs/12_panda.ipynb #70ef543b
+# %% ../nbs/12_panda.ipynb #126e4000
 class PandaSlides(torch.utils.data.Dataset):
     "Slides on a white canvas: (image (3, size, size) uint8, grade, content share (K,), name) each."
     def __init__(self,
@@ -127,17 +127,21 @@ class PandaSlides(torch.utils.data.Dataset):
         if self.augment: image, content = turn(int(torch.randint(8, ())), image, content)
         return image.contiguous(), int(self.rows.isup_grade[i]), content.flatten(), self.rows.image_id[i]
 
-    def pixels(self,
-        i,  # number of the slide
-    ):
-        "The canvas, (size, size, 3) uint8; only patches with content are read, the others are left white."
-        size, (p, q), canvas = self.grid.image_size[0], self.grid.patch_size, self.canvases[i]
-        out = np.full((size, size, 3), 255, np.uint8)
-        for k in self.content[i].nonzero().flatten().tolist():
-            r, c = self.grid.corner(k)
-            out[r:r + p, c:c + q] = canvas.read(r, c, p, q)
-        return out
+# %% ../nbs/12_panda.ipynb #94d095f6
+def _pixels(self,
+    i,  # number of the slide
+):
+    "The canvas, (size, size, 3) uint8; only patches with content are read, the others are left white."
+    size, (p, q), canvas = self.grid.image_size[0], self.grid.patch_size, self.canvases[i]
+    out = np.full((size, size, 3), 255, np.uint8)
+    for k in self.content[i].nonzero().flatten().tolist():
+        r, c = self.grid.corner(k)
+        out[r:r + p, c:c + q] = canvas.read(r, c, p, q)
+    return out
 
+PandaSlides.pixels = _pixels
+
+# %% ../nbs/12_panda.ipynb #f140b18a
 def turn(
     how,        # 0 to 7: which of the eight ways to lay a square on itself
     *pictures,  # tensors whose last two axes are square pictures
@@ -145,22 +149,26 @@ def turn(
     "Flip and turn all `pictures` alike."
     return [torch.rot90(p.flip(-1) if how >= 4 else p, how % 4, (-2, -1)) for p in pictures]
 
-# %% ../nbs/12_panda.ipynb #81e90379
+# %% ../nbs/12_panda.ipynb #8537c82f
 class Shrunk(torch.utils.data.Dataset):
-    "Whole slides shrunk to `size` pixels by area, kept in memory: (image (3, size, size) uint8, grade). What a whole-image network gets to see."
+    "Whole slides shrunk to `size` pixels by area: (image (3, size, size) uint8, grade). What a whole-image network gets to see."
     def __init__(self,
         slides,         # PandaSlides
         size,           # pixels a side
         augment=False,  # flip and turn by quarters at random
+        keep=2**32,     # bytes of shrunk slides kept in memory; what is beyond is shrunk each time
     ):
-        def shrink(i): return torch.nn.functional.interpolate(torch.from_numpy(slides.pixels(i)).permute(2, 0, 1)[None].float(), (size, size), mode='area')[0]
-        self.images = torch.stack([shrink(i).round().byte() for i in range(len(slides))])
-        self.grades, self.augment = slides.rows.isup_grade.tolist(), augment
+        self.slides, self.size, self.augment = slides, size, augment
+        self.images = [self.shrink(i) for i in range(min(len(slides), keep // (3 * size * size)))]
 
-    def __len__(self): return len(self.images)
+    def shrink(self, i):
+        pixels = torch.from_numpy(self.slides.pixels(i)).permute(2, 0, 1)[None].float()
+        return torch.nn.functional.interpolate(pixels, (self.size, self.size), mode='area')[0].round().byte()
+
+    def __len__(self): return len(self.slides)
     def __getitem__(self, i):
-        image = self.images[i]
-        return (turn(int(torch.randint(8, ())), image)[0] if self.augment else image).contiguous(), self.grades[i]
+        image = self.images[i] if i < len(self.images) else self.shrink(i)
+        return (turn(int(torch.randint(8, ())), image)[0] if self.augment else image).contiguous(), int(self.slides.rows.isup_grade[i])
 
 # %% ../nbs/12_panda.ipynb #9981173c
 def cut_regions(

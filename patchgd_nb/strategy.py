@@ -142,7 +142,7 @@ class _replay:
         torch.set_rng_state(state[0])
         if state[1] is not None: torch.cuda.set_rng_state(state[1], self.device)
 
-# %% ../nbs/05_strategy.ipynb #d2f08d15
+# %% ../nbs/05_strategy.ipynb #8d72d107
 class ExactPatchGD(Strategy):
     "The full gradient at patch memory: fill Z, one backward pass of the head for dL/dZ, then each chunk's with its share of it."
     def __init__(self,
@@ -175,13 +175,16 @@ class ExactPatchGD(Strategy):
         sampled[0, cells[:, 0].cpu(), cells[:, 1].cpu()] = True
         return StepResult(loss.detach()[None], scores.detach(), sampled, 1)
 
-    def _fill(self, model, images, parts, precision):
-        "Z with every part encoded, ready to collect dL/dZ, and the random state before each part."
-        z = torch.zeros(len(images), len(model.grid), model.latent_dim, device=model.device, dtype=model.dtype)
-        states = []
-        # the second pass updates running statistics, the first must not
-        with torch.no_grad(), module_mode(model.backbone, 'batch' if self.norm_mode == 'train' else self.norm_mode):
-            for part in parts:
-                states.append(_random_state(model.device))
-                with precision.autocast(): z[part[:, 0], part[:, 1]] = model.encode(model.grid.gather(images, part)).to(z.dtype)
-        return z.transpose(1, 2).unflatten(2, model.grid.shape).requires_grad_(), states
+# %% ../nbs/05_strategy.ipynb #22f69c1b
+def _fill_and_remember(self, model, images, parts, precision):
+    "Z with every part encoded, ready to collect dL/dZ, and the random state before each part."
+    z = torch.zeros(len(images), len(model.grid), model.latent_dim, device=model.device, dtype=model.dtype)
+    states = []
+    # the second pass updates running statistics, the first must not
+    with torch.no_grad(), module_mode(model.backbone, 'batch' if self.norm_mode == 'train' else self.norm_mode):
+        for part in parts:
+            states.append(_random_state(model.device))
+            with precision.autocast(): z[part[:, 0], part[:, 1]] = model.encode(model.grid.gather(images, part)).to(z.dtype)
+    return z.transpose(1, 2).unflatten(2, model.grid.shape).requires_grad_(), states
+
+ExactPatchGD._fill = _fill_and_remember

@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['Callback', 'warm_then_linear', 'Trainer', 'ProgressBars']
 
-# %% ../nbs/06_trainer.ipynb #be2d80a0
+# %% ../nbs/06_trainer.ipynb #749f74c6
 from pathlib import Path
 import os, random, time
 import numpy as np, torch
 from IPython import get_ipython
 from IPython.display import HTML, display
 from torchmetrics.classification import MulticlassAccuracy, MulticlassCohenKappa
-from tqdm.auto import tqdm
+from tqdm import tqdm
 from .strategy import Precision
 from .trace import Trace
 
@@ -35,7 +35,7 @@ def warm_then_linear(
     if progress < warmup: return max(progress / warmup, .01)
     return max(0., (1 - progress) / (1 - warmup))
 
-# %% ../nbs/06_trainer.ipynb #7be2df32
+# %% ../nbs/06_trainer.ipynb #908ad265
 class Trainer:
     "Trains a model with a strategy: epochs, learning rate, validation, callbacks, checkpoints, and a `Trace` of it all."
     def __init__(self,
@@ -65,14 +65,17 @@ class Trainer:
         self.checkpoint = Path(checkpoint) if checkpoint else None
         self.trace, self.epoch, self.batch, self.seconds, self.best, self.stop = Trace(), 0, 0, 0., -float('inf'), False
 
-    def _call(self, event, *args):
-        for c in self.callbacks: getattr(c, event)(self, *args)
+# %% ../nbs/06_trainer.ipynb #f84954d9
+def _call(self, event, *args):
+    "Tell every callback."
+    for c in self.callbacks: getattr(c, event)(self, *args)
 
-    @property
-    def progress(self):
-        "Share of the run that is over, 0 to 1, by batches or by seconds, whichever is further."
-        done = (self.epoch * len(self.train) + self.batch) / (self.epochs * len(self.train))
-        return min(1., max(done, self.seconds / self.max_seconds if self.max_seconds else 0))
+def _progress(self):
+    "Share of the run that is over, 0 to 1, by batches or by seconds, whichever is further."
+    done = (self.epoch * len(self.train) + self.batch) / (self.epochs * len(self.train))
+    return min(1., max(done, self.seconds / self.max_seconds if self.max_seconds else 0))
+
+Trainer._call, Trainer.progress = _call, property(_progress)
 
 # %% ../nbs/06_trainer.ipynb #e5e8c9d7
 def _fit(self,

@@ -1,5 +1,5 @@
 "The main job, as a user runs it: papermill on nbs/train_panda.ipynb."
-import json, subprocess, sys, time
+import json, shutil, subprocess, sys, time
 from pathlib import Path
 import pytest, torch
 from patchgd_nb.images import Canvas, content_share, open_image
@@ -60,5 +60,19 @@ def test_real_slide_end_to_end(data, tmp_path):
 ], ids=lambda v: str(v)[:30])
 def test_bad_input_ends_before_training(tmp_path, parameters, says):
     run = papermill(tmp_path, n_slides=6, **parameters)
+    assert run.returncode == 1 and says in run.stderr, run.stderr[-2000:]
+    assert not (tmp_path / 'patchgd').exists()
+
+
+def label(folder): text = (folder / 'train.csv').read_text(); (folder / 'train.csv').write_text(text + 'extra,radboud,7,3+3\n')
+def table(folder): (folder / 'train.csv').write_text('image_id;isup_grade\na;1\n')
+def slide(folder): next((folder / 'train_images').iterdir()).write_bytes(b'II*\0')
+
+
+@pytest.mark.parametrize('damage, says', [(label, "isup_grade '7' of extra"), (table, 'train.csv has no column'), (slide, 'cannot be read as a TIFF image')])
+def test_a_bad_folder_ends_before_training(cohort, tmp_path, damage, says):
+    shutil.copytree(cohort, tmp_path / 'data')
+    damage(tmp_path / 'data')
+    run = papermill(tmp_path, data_dir=tmp_path / 'data')
     assert run.returncode == 1 and says in run.stderr, run.stderr[-2000:]
     assert not (tmp_path / 'patchgd').exists()
