@@ -43,7 +43,7 @@ def test_real_slide_end_to_end(data, tmp_path):
     run = papermill(tmp_path, data_dir=tmp_path / 'regions', patch_size=128, minutes=.3, batch_size=4, folds=3)
     assert run.returncode == 0, run.stderr[-2000:]
     assert all(-1 <= row['QWK'] <= 1 for row in results(tmp_path).values())
-    model = PatchModel('test_resnet', PatchGrid(3072, 128), 6, latent_dim=64)
+    model = PatchModel('test_resnet', PatchGrid(3072, 128), 6, latent_dim=64, head='smaller')
     model.load_state_dict(torch.load(tmp_path / 'patchgd/best.pt', weights_only=True))
     canvas = Canvas(open_image(slide), 3072)
     content = content_share(canvas, model.grid)[None]
