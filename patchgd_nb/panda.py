@@ -6,7 +6,7 @@
 __all__ = ['GLEASON', 'COLUMNS', 'plan_cohort', 'make_mini_panda', 'read_panda', 'split_folds', 'PandaSlides', 'turn', 'Shrunk',
            'cut_regions']
 
-# %% ../nbs/12_panda.ipynb #c0fcd3a3
+# %% ../nbs/12_panda.ipynb #c52f48fe
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 import os, re
@@ -15,7 +15,8 @@ from loky import ProcessPoolExecutor
 from sklearn.model_selection import StratifiedKFold
 from tqdm import tqdm
 from .biopsy import draw_biopsy
-from .images import Canvas, content_share, open_image, write_pyramid
+from .canvas import Canvas, content_share
+from .images import open_image, write_pyramid
 
 # %% ../nbs/12_panda.ipynb #7f953485
 GLEASON = {0: [(0, 0)], 1: [(3, 3)], 2: [(3, 4)], 3: [(4, 3)], 4: [(4, 4), (4, 4), (3, 5), (5, 3)], 5: [(4, 5), (5, 4), (5, 5)]}

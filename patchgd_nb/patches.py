@@ -77,9 +77,9 @@ def _corner(self,
 
 PatchGrid.corner = _corner
 
-# %% ../nbs/00_patches.ipynb #448ba742
+# %% ../nbs/00_patches.ipynb #ac03cdae
 def _plot(self,
-    image,        # (3, H, W) tensor or (H, W, 3) array; uint8, or 0 to 1
+    image,        # (C, H, W) or (H, W) tensor, or (H, W, 3) array; uint8, or 0 to 1
     mask=None,    # (K,) bool: patches to outline
     values=None,  # (K,) numbers to tint patches by; NaN leaves a patch untinted
     ax=None,      # matplotlib axes; made unless given
@@ -89,7 +89,8 @@ def _plot(self,
     from matplotlib.collections import PatchCollection
     from matplotlib.patches import Rectangle
     ax = plt.subplots(figsize=(4, 4), layout='constrained')[1] if ax is None else ax
-    ax.imshow(image.cpu().movedim(0, -1) if torch.is_tensor(image) else image, cmap='gray')
+    if torch.is_tensor(image): image = image.cpu().movedim(0, -1) if image.ndim == 3 else image.cpu()
+    ax.imshow(image, cmap='gray')
     boxes = [Rectangle((c - .5, r - .5), *self.patch_size[::-1]) for r, c in map(self.corner, range(len(self)))]
     ax.add_collection(PatchCollection(boxes, fc='none', ec='0.75', lw=.3))
     if values is not None:

@@ -1,10 +1,12 @@
 "Windows of slides: right at every level and border, in every process, from damaged files a sentence."
-import os, pickle, resource
+import os, pickle, resource, zlib
 import numpy as np, pytest, tifffile, torch
 from hypothesis import given, settings, strategies as st
+from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from patchgd_nb.biopsy import draw_biopsy
-from patchgd_nb.images import Canvas, block_mean, content_share, open_image, overview, write_pyramid
+from patchgd_nb.canvas import Canvas, content_share, overview
+from patchgd_nb.images import ArrayImage, PhotoImage, SlideImage, block_mean, cut as window, open_image, write_pyramid
 from patchgd_nb.patches import PatchGrid
 
 
@@ -12,6 +14,13 @@ from patchgd_nb.patches import PatchGrid
 def slide(tmp_path_factory):
     path = tmp_path_factory.mktemp('slide') / 'slide.tiff'
     write_pyramid(path, draw_biopsy(1, 4, 3, size=1500).pixels)
+    return path
+
+
+@pytest.fixture(scope='module')
+def even_slide(tmp_path_factory):
+    path, pixels = tmp_path_factory.mktemp('even') / 'slide.tiff', draw_biopsy(1, 4, 3, size=1536).pixels
+    write_pyramid(path, pixels[:, :pixels.shape[1] // 16 * 16])
     return path
 
 
@@ -182,3 +191,76 @@ def test_overview_of_a_real_slide_shows_the_whole(data):
     assert abs(low.shape[0] * scale - im.shape[0]) <= scale and abs(low.shape[1] * scale - im.shape[1]) <= scale
     direct = im.read(0, 0, low.shape[0] * 16, low.shape[1] * 16)
     assert np.abs(low.astype(int) - block_mean(direct, 16)).max() <= 1
+
+
+@given(r=st.integers(-30, 60), c=st.integers(-30, 60), h=st.integers(1, 70), w=st.integers(1, 70))
+def test_arrays_and_tensors_are_images(r, c, h, w):
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+    assert np.array_equal(ArrayImage(pixels).read(r, c, h, w), cut(pixels, r, c, h, w))
+    assert np.array_equal(ArrayImage(torch.from_numpy(pixels).permute(2, 0, 1)).read(r, c, h, w), window(pixels, r, c, h, w))
+
+
+@pytest.mark.parametrize('pixels', [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3)), torch.zeros(4, 4, 3, dtype=torch.uint8)])
+def test_other_arrays_are_refused(pixels):
+    with pytest.raises(ValueError, match='uint8'): ArrayImage(pixels)
+
+
+@pytest.mark.parametrize('suffix, exact', [('png', True), ('jpg', False), ('bmp', True), ('webp', False)])
+def test_photographs(tmp_path, suffix, exact):
+    pixels = draw_biopsy(2, 3, 3).pixels[:400, :200]
+    Image.fromarray(pixels).save(tmp_path / f'x.{suffix}')
+    im, whole = open_image(tmp_path / f'x.{suffix}'), np.asarray(Image.open(tmp_path / f'x.{suffix}').convert('RGB'))
+    assert im.shape == (400, 200) and (not exact or np.array_equal(whole, pixels))
+    for w in [(0, 0, 400, 200), (-9, 150, 60, 90), (390, 190, 50, 50)]: assert np.array_equal(im.read(*w), cut(whole, *w))
+    assert np.array_equal(pickle.loads(pickle.dumps(im)).read(5, 5, 9, 9), whole[5:14, 5:14])
+
+
+def test_damaged_photographs_are_named(tmp_path):
+    Image.fromarray(draw_biopsy(2, 3, 3).pixels).save(tmp_path / 'good.jpg')
+    data = (tmp_path / 'good.jpg').read_bytes()
+    for n in (0, 2, 100, len(data) // 2, len(data) - 2000):
+        (tmp_path / 'bad.jpg').write_bytes(data[:n])
+        os.utime(tmp_path / 'bad.jpg', ns=(n, n))
+        with pytest.raises(ValueError, match='bad.jpg') as e: open_image(tmp_path / 'bad.jpg').read(0, 0, 10, 10)
+        assert '\n' not in str(e.value)
+
+
+def test_a_decompression_bomb_is_refused_unopened(tmp_path):
+    def chunk(kind, data): return len(data).to_bytes(4, 'big') + kind + data + zlib.crc32(kind + data).to_bytes(4, 'big')
+    for side in (12_000, 60_000):
+        header = 2 * side.to_bytes(4, 'big') + bytes([8, 2, 0, 0, 0])
+        (tmp_path / 'bomb.png').write_bytes(b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', header) + chunk(b'IDAT', zlib.compress(bytes(1000))) + chunk(b'IEND', b''))
+        with pytest.raises(ValueError, match='bomb.png would unpack'): open_image(tmp_path / 'bomb.png')
+
+
+@settings(max_examples=30)
+@given(level=st.integers(0, 2), r=st.integers(0, 1400), c=st.integers(0, 350), h=st.integers(1, 300), w=st.integers(1, 300))
+def test_openslide_reads_the_same(even_slide, level, r, c, h, w):
+    "The oracle: another reader, at every level, over the border; where levels are exactly 4 times smaller, or OpenSlide interpolates."
+    r, c = r // 4 ** level, c // 4 ** level
+    assert np.array_equal(SlideImage(even_slide).read(r, c, h, w, level), open_image(even_slide).read(r, c, h, w, level))
+
+
+@pytest.mark.parametrize('workers, start', [(2, 'fork'), (2, 'spawn')])
+def test_openslide_in_workers(slide, workers, start):
+    im = SlideImage(slide)
+    im.read(0, 0, 10, 10)
+    read = torch.cat(list(DataLoader(Windows(im), 4, num_workers=workers, multiprocessing_context=start)))
+    assert all(np.array_equal(read[i], cut(whole(slide, 0), 100 * i, 40, 90, 200)) for i in range(12))
+
+
+def test_a_pixels_size_is_known(slide, data):
+    assert open_image(slide).um_per_pixel == pytest.approx(.5) == SlideImage(slide).um_per_pixel
+    assert open_image(data / 'wsi/CMU-1-Small-Region.svs').um_per_pixel == pytest.approx(.499)
+
+
+def test_real_slide_against_openslide(data):
+    a, b = open_image(data / 'wsi/CMU-1-Small-Region.svs'), SlideImage(data / 'wsi/CMU-1-Small-Region.svs')
+    for w in [(0, 0, 500, 500), (1000, 700, 333, 444), (2900, 2100, 200, 200), (-40, -40, 100, 100)]: assert np.array_equal(a.read(*w), b.read(*w))
+
+
+def test_real_photograph(data):
+    path = next((data / 'photos').glob('*.jpg'))
+    im, pixels = open_image(path), np.asarray(Image.open(path))
+    assert im.shape == (2700, 5400)
+    for w in [(0, 0, 300, 300), (1500, 5300, 200, 200), (2600, -50, 200, 100)]: assert np.array_equal(im.read(*w), cut(pixels, *w))

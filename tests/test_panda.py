@@ -57,8 +57,8 @@ def test_an_interrupted_cohort_goes_on(cohort, tmp_path):
 
 
 def test_script_makes_the_same(cohort, tmp_path):
-    subprocess.run([sys.executable, TOP / 'data_scripts/make_mini_panda.py', '--out', tmp_path / 'c', '--n', '24', '--seed', '7'], check=True, timeout=300, capture_output=True)
-    assert slides_of(tmp_path / 'c') == slides_of(cohort)
+    subprocess.run([sys.executable, TOP / 'data_scripts/make_mini_panda.py', '--out', tmp_path / 'c', '--n', '6', '--seed', '7'], check=True, timeout=300, capture_output=True)
+    assert slides_of(tmp_path / 'c') == {k: v for k, v in slides_of(cohort).items() if k in slides_of(tmp_path / 'c')} and len(slides_of(tmp_path / 'c')) == 6
 
 
 def test_cohorts_of_different_seeds_share_nothing():
@@ -87,10 +87,10 @@ def test_a_thumbnail_does_not_tell_the_pattern():
         inside = b.tissue[:h, :w].reshape(h // 16, 16, w // 16, 16).all((1, 3))
         small = b.pixels[:h, :w].reshape(h // 16, 16, w // 16, 16, 3).mean((1, 3))[inside]
         return [*b.pixels[b.tissue].mean(0), *small.mean(0), *small.std(0), *np.percentile(small[:, 1], [5, 95])]
-    patterns = [3, 4, 5] * 20
+    patterns = [3, 4, 5] * 14
     x = [features(900 + i, p) for i, p in enumerate(patterns)]
     score = cross_val_score(make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000)), x, patterns, cv=5).mean()
-    assert score < .55, score     # chance is 0.33, its standard error here 0.06
+    assert score < .55, score     # chance is 0.33, its standard error here 0.07
 
 
 def test_grade_follows_the_areas():

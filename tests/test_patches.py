@@ -62,3 +62,14 @@ def test_a_grid_that_does_not_fit_is_refused_in_one_sentence(args, value):
 
 def test_images_of_another_size_are_refused():
     with pytest.raises(ValueError, match='32'): PatchGrid((64, 64), 16).extract(torch.zeros(1, 3, 32, 64), [0])
+
+
+@pytest.mark.parametrize('shape', [(3, 4, 6), (1, 4, 6), (4, 6)])
+def test_a_picture_is_drawn_as_it_lies(shape):
+    "Row down, column right: not transposed, whatever the axes of the tensor."
+    import matplotlib
+    matplotlib.use('agg')
+    image = torch.zeros(shape)
+    image[..., 0, 5] = 1.
+    drawn = np.asarray(PatchGrid((4, 6), 2).plot(image, mask=torch.arange(6) == 2).images[0].get_array()).reshape(4, 6, -1)
+    assert drawn[0, 5].max() == 1 and drawn.sum() == drawn[0, 5].sum()

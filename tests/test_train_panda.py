@@ -2,7 +2,8 @@
 import json, shutil, subprocess, sys, time
 from pathlib import Path
 import pytest, torch
-from patchgd_nb.images import Canvas, content_share, open_image
+from patchgd_nb.canvas import Canvas, content_share
+from patchgd_nb.images import open_image
 from patchgd_nb.model import PatchModel
 from patchgd_nb.panda import read_panda
 from patchgd_nb.patches import PatchGrid
@@ -40,7 +41,7 @@ def test_real_slide_end_to_end(data, tmp_path):
     slide = data / 'wsi/CMU-1-Small-Region.svs'
     subprocess.run([sys.executable, TOP / 'data_scripts/cut_slide.py', '--slide', slide, '--out', tmp_path / 'regions', '--n', '30'], check=True, timeout=300)
     assert len(read_panda(tmp_path / 'regions')) == 30
-    run = papermill(tmp_path, data_dir=tmp_path / 'regions', patch_size=128, minutes=.3, batch_size=4, folds=3)
+    run = papermill(tmp_path, data_dir=tmp_path / 'regions', patch_size=128, minutes=.15, batch_size=4, folds=3)
     assert run.returncode == 0, run.stderr[-2000:]
     assert all(-1 <= row['QWK'] <= 1 for row in results(tmp_path).values())
     model = PatchModel('test_resnet', PatchGrid(3072, 128), 6, latent_dim=64, head='smaller')
@@ -55,7 +56,6 @@ def test_real_slide_end_to_end(data, tmp_path):
 @pytest.mark.parametrize('parameters, says', [
     (dict(data_dir='no_such_folder'), 'no_such_folder/train.csv'),
     (dict(backbone='resnet81'), 'resnet81'),
-    (dict(patch_size=2048), 'patch_size 2048 is larger than the image'),
     (dict(patch_size=100), 'image_size 1024 is not divisible'),
 ], ids=lambda v: str(v)[:30])
 def test_bad_input_ends_before_training(tmp_path, parameters, says):
@@ -65,11 +65,10 @@ def test_bad_input_ends_before_training(tmp_path, parameters, says):
 
 
 def label(folder): text = (folder / 'train.csv').read_text(); (folder / 'train.csv').write_text(text + 'extra,radboud,7,3+3\n')
-def table(folder): (folder / 'train.csv').write_text('image_id;isup_grade\na;1\n')
 def slide(folder): next((folder / 'train_images').iterdir()).write_bytes(b'II*\0')
 
 
-@pytest.mark.parametrize('damage, says', [(label, "isup_grade '7' of extra"), (table, 'train.csv has no column'), (slide, 'cannot be read as a TIFF image')])
+@pytest.mark.parametrize('damage, says', [(label, "isup_grade '7' of extra"), (slide, 'cannot be read as a TIFF image')])
 def test_a_bad_folder_ends_before_training(cohort, tmp_path, damage, says):
     shutil.copytree(cohort, tmp_path / 'data')
     damage(tmp_path / 'data')

@@ -40,12 +40,11 @@ def run(folder, strategy, stop=4, seed=0, resume=False, workers=0, **kwargs):
     return Trainer(model, strategy, train, DataLoader(data_of(), 8), epochs=4, checkpoint=folder, callbacks=[StopAfter(stop)], progress=False, **kwargs).fit(resume)
 
 
-@pytest.mark.parametrize('strategy', STRATEGIES, ids=repr)
-@pytest.mark.parametrize('precision', ['off', 'bf16'])
+@pytest.mark.parametrize('strategy, precision', [*[(s, 'off') for s in STRATEGIES], (STRATEGIES[0], 'bf16')], ids=str)
 def test_a_resumed_run_equals_the_undisturbed_one_to_the_bit(tmp_path, strategy, precision):
     "Even if the new process has another seed and drew random numbers."
     whole = run(tmp_path / 'a', strategy, precision=precision)
-    for stop in (1, 2, 3): torch.manual_seed(50 + stop), run(tmp_path / 'b', strategy, stop, seed=0 if stop == 1 else 9, resume=stop > 1, precision=precision)
+    for stop in (1, 3): torch.manual_seed(50 + stop), run(tmp_path / 'b', strategy, stop, seed=0 if stop == 1 else 9, resume=stop > 1, precision=precision)
     resumed = run(tmp_path / 'b', strategy, seed=7, resume=True, precision=precision)
     assert all(torch.equal(v, resumed.model.state_dict()[k]) for k, v in whole.model.state_dict().items())
     drop = lambda t: ([r[:5] for r in t.inner], [{k: v for k, v in e.items() if k != 'seconds'} for e in t.epochs])
