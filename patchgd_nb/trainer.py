@@ -165,7 +165,7 @@ def _set_random_states(s):
     name, keys, *rest = s['numpy']
     np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
 
-# %% ../nbs/06_trainer.ipynb #023d753b
+# %% ../nbs/06_trainer.ipynb #c01c495d
 def _write(state, path):
     "Write a file that appears under its name only when it is whole."
     part = path.with_name(path.name + '.part')
@@ -191,13 +191,13 @@ def _load_run(self):
     "Go back to the last checkpoint of the folder; a folder without one is a fresh start."
     if not self.checkpoint: raise ValueError('there is no folder to resume from: give Trainer a checkpoint folder.')
     if not (self.checkpoint / 'last.pt').exists(): return
-    state = torch.load(self.checkpoint / 'last.pt', map_location=self.device, weights_only=True)   # tensors and plain data only
+    state = torch.load(self.checkpoint / 'last.pt', map_location='cpu', weights_only=True)   # tensors and plain data only; random states belong on the CPU
     try: self.model.load_state_dict(state['model'])
     except RuntimeError as e: raise ValueError(f"{self.checkpoint / 'last.pt'} was made with another model ({str(e).splitlines()[-1].strip()}): use the same backbone, grid, head and classes, or another folder.") from e
     self.optimizer.load_state_dict(state['optimizer']); self.precision.scaler.load_state_dict(state['scaler'])
     self.epoch, self.seconds, self.best = state['epoch'], state['seconds'], state['best']
     self.trace = Trace.load(self.checkpoint / 'trace.npz').before(self.epoch)   # killed between two files, it may be ahead
-    _set_random_states({k: v.cpu() if torch.is_tensor(v) else v for k, v in state['random'].items()})
+    _set_random_states(state['random'])
 
 Trainer.save, Trainer.load = _save_run, _load_run
 

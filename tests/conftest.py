@@ -6,6 +6,7 @@ from patchgd_nb.panda import make_mini_panda
 
 hypothesis.settings.register_profile('fixed', derandomize=True, deadline=None, max_examples=60)
 hypothesis.settings.load_profile('fixed')
+torch.set_num_threads(1)   # the tensors of tests are small; threads would only wait for each other
 
 
 @pytest.fixture(autouse=True)
