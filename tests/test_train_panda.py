@@ -56,6 +56,7 @@ def test_real_slide_end_to_end(data, tmp_path):
 @pytest.mark.parametrize('parameters, says', [
     (dict(data_dir='no_such_folder'), 'no_such_folder/train.csv'),
     (dict(backbone='resnet81'), 'resnet81'),
+    (dict(patch_size=2048), 'patch_size 2048 is larger than the image'),
     (dict(patch_size=100), 'image_size 1024 is not divisible'),
 ], ids=lambda v: str(v)[:30])
 def test_bad_input_ends_before_training(tmp_path, parameters, says):
@@ -65,10 +66,11 @@ def test_bad_input_ends_before_training(tmp_path, parameters, says):
 
 
 def label(folder): text = (folder / 'train.csv').read_text(); (folder / 'train.csv').write_text(text + 'extra,radboud,7,3+3\n')
+def table(folder): (folder / 'train.csv').write_text('image_id;isup_grade\na;1\n')
 def slide(folder): next((folder / 'train_images').iterdir()).write_bytes(b'II*\0')
 
 
-@pytest.mark.parametrize('damage, says', [(label, "isup_grade '7' of extra"), (slide, 'cannot be read as a TIFF image')])
+@pytest.mark.parametrize('damage, says', [(label, "isup_grade '7' of extra"), (table, 'train.csv has no column'), (slide, 'cannot be read as a TIFF image')])
 def test_a_bad_folder_ends_before_training(cohort, tmp_path, damage, says):
     shutil.copytree(cohort, tmp_path / 'data')
     damage(tmp_path / 'data')
