@@ -119,7 +119,7 @@ class PatchModel(nn.Module):
         with module_mode(self.backbone, 'running') if len(x) == 1 else nullcontext():
             return self.backbone(x).reshape(*lead, self.latent_dim)
 
-# %% ../nbs/04_model.ipynb #c3a163ff
+# %% ../nbs/04_model.ipynb #5862f5b2
 def _cells(self,
     images,        # (B, C, *image_size) or a list of B lazily read images
     content=None,  # (B, K), above 0 where a patch has content; every patch unless given
@@ -142,8 +142,8 @@ def _fill(self,
     cells = self.cells(images, content) if cells is None else cells
     z = torch.zeros(len(images), len(self.grid), self.latent_dim, device=self.device, dtype=self.dtype)
     with module_mode(self.backbone, mode):
-        for part in cells.split(chunk * len(images)):
-            z[part[:, 0], part[:, 1]] = self.encode(self.grid.gather(images, part)).to(z.dtype)
+        parts = cells.split(chunk * len(images))
+        for part, patches in zip(parts, self.grid.stream(images, parts)): z[part[:, 0], part[:, 1]] = self.encode(patches).to(z.dtype)
     return z.transpose(1, 2).unflatten(2, self.grid.shape).contiguous()
 
 PatchModel.cells, PatchModel.fill = _cells, _fill

@@ -5,8 +5,10 @@
 # %% auto #0
 __all__ = ['PatchGrid']
 
-# %% ../nbs/00_patches.ipynb #9549ec9e
+# %% ../nbs/00_patches.ipynb #d1af892f
+from concurrent.futures import ThreadPoolExecutor
 from math import prod
+import os
 import torch
 
 # %% ../nbs/00_patches.ipynb #ee717839
@@ -118,19 +120,36 @@ def _windows(self,
 
 PatchGrid.windows = _windows
 
-# %% ../nbs/00_patches.ipynb #8d565854
+# %% ../nbs/00_patches.ipynb #8cab04a0
 def _gather(self,
     images,  # (B, C, *image_size), or a list of B lazily read images with `.read(*corner, *size)`
     cells,   # (N, 2) rows of (image, patch index)
 ):
     "The patches at `cells`, one after the other: (N, C, *patch_size)."
-    if torch.is_tensor(images):
-        cells = cells.to(images.device)
-        return self.windows(images)[(cells[:, 0], *torch.unravel_index(cells[:, 1], self.shape))]
-    read = [torch.as_tensor(images[b].read(*self.corner(k), *self.patch_size)).movedim(-1, 0) for b, k in cells.tolist()]
-    return torch.stack(read) if read else torch.empty(0, 3, *self.patch_size, dtype=torch.uint8)
+    if not torch.is_tensor(images): return next(self.stream(images, [cells]))
+    cells = cells.to(images.device)
+    return self.windows(images)[(cells[:, 0], *torch.unravel_index(cells[:, 1], self.shape))]
 
 PatchGrid.gather = _gather
+
+# %% ../nbs/00_patches.ipynb #4cbe7cf1
+def _stream(self,
+    images,  # (B, C, *image_size), or a list of B lazily read images, whose `read` is called from threads
+    parts,   # (N, 2) rows of (image, patch index) each
+):
+    "The patches of each of `parts` in turn, (N, C, *patch_size); while one is used, the next is read."
+    if torch.is_tensor(images):
+        for cells in parts: yield self.gather(images, cells)
+        return
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        def ask(cells): return [pool.submit(images[b].read, *self.corner(k), *self.patch_size) for b, k in cells.tolist()]
+        coming = ask(parts[0]) if len(parts) else []
+        for i in range(len(parts)):
+            now, coming = coming, ask(parts[i + 1]) if i + 1 < len(parts) else []
+            read = [torch.as_tensor(f.result()).movedim(-1, 0) for f in now]
+            yield torch.stack(read) if read else torch.empty(0, 3, *self.patch_size, dtype=torch.uint8)
+
+PatchGrid.stream = _stream
 
 # %% ../nbs/00_patches.ipynb #f7210739
 def _extract(self,

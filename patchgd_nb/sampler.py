@@ -5,8 +5,7 @@
 # %% auto #0
 __all__ = ['cover_steps', 'PatchSampler', 'CoverSampler', 'UniformSampler', 'WeightedSampler']
 
-# %% ../nbs/01_sampler.ipynb #469aaeff
-from math import ceil
+# %% ../nbs/01_sampler.ipynb #b413b74a
 import torch
 
 # %% ../nbs/01_sampler.ipynb #4d73e78a
@@ -41,20 +40,20 @@ class PatchSampler:
         content = content.cpu()
         return self.draw(content, steps or cover_steps(content, self.fraction))
 
-# %% ../nbs/01_sampler.ipynb #153bf368
+# %% ../nbs/01_sampler.ipynb #423e188a
 class CoverSampler(PatchSampler):
     "Deals every patch with content once over the inner iterations, then again in a new order: a cover, no repeats."
     def draw(self, content, steps):
         cover = cover_steps(content, self.fraction)
-        rounds = [self._deal(content, cover) for _ in range(ceil(steps / cover))]
-        return torch.cat(rounds)[:steps]
+        left = [min(cover, steps - first) for first in range(0, steps, cover)]   # of the last cover, no more than is asked for
+        return torch.cat([self._deal(content, cover, n) for n in left])
 
-    def _deal(self, content, hands):
-        "A random order of each image's patches, cut into `hands` parts whose sizes differ by at most one."
+    def _deal(self, content, hands, n):
+        "The first `n` of `hands` parts of a random order of each image's patches; their sizes differ by at most one."
         keys = torch.rand(content.shape).masked_fill(content <= 0, 2.)   # blank patches come last, beyond every hand
         rank = keys.argsort(1).argsort(1)
         total = (content > 0).sum(1, keepdim=True).clamp(min=1)   # an image that is all blank has none
-        return ((rank * hands // total) == torch.arange(hands)[:, None, None]) & (content > 0)
+        return ((rank * hands // total) == torch.arange(n)[:, None, None]) & (content > 0)
 
 # %% ../nbs/01_sampler.ipynb #92db591c
 class UniformSampler(PatchSampler):

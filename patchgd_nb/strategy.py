@@ -101,7 +101,7 @@ def _count_once(module, times):
     finally:
         for m, momentum in zip(norms, before): m.momentum = momentum
 
-# %% ../nbs/05_strategy.ipynb #966bd854
+# %% ../nbs/05_strategy.ipynb #0b19fd18
 def _step(self, model, images, labels, optimizer, content=None, precision=None, on_inner=None):
     "One batch: J inner iterations, an optimizer step after every `accumulate` of them and after the last."
     precision, labels = precision or Precision(), labels.to(model.device)
@@ -113,9 +113,10 @@ def _step(self, model, images, labels, optimizer, content=None, precision=None, 
         rest = ((content.cpu() > 0) & ~sampled[0]).nonzero().to(model.device)
         Z = ZBlock(model.fill(images, self.chunk, mode=self.fill_mode, cells=rest))
     optimizer.zero_grad()
-    for j, cells in enumerate([s.nonzero().to(model.device) for s in sampled], 1):
+    todo = [s.nonzero().to(model.device) for s in sampled]
+    for j, (cells, patches) in enumerate(zip(todo, model.grid.stream(images, todo)), 1):
         with precision.autocast():
-            with _count_once(model.backbone, J): latents = model.encode(model.grid.gather(images, cells))
+            with _count_once(model.backbone, J): latents = model.encode(patches)
             scores = model.head(Z.write(cells, latents))
             loss = self.loss(scores.to(Z.z.dtype), labels)
         group = min(every, J - (j - 1) // every * every)   # the last group may be shorter
@@ -142,7 +143,7 @@ class _replay:
         torch.set_rng_state(state[0])
         if state[1] is not None: torch.cuda.set_rng_state(state[1], self.device)
 
-# %% ../nbs/05_strategy.ipynb #8d72d107
+# %% ../nbs/05_strategy.ipynb #82496085
 class ExactPatchGD(Strategy):
     "The full gradient at patch memory: fill Z, one backward pass of the head for dL/dZ, then each chunk's with its share of it."
     def __init__(self,
@@ -165,9 +166,9 @@ class ExactPatchGD(Strategy):
                 loss = self.loss(scores.to(z.dtype), labels)
             precision.backward(loss)
             grad = z.grad.flatten(2).transpose(1, 2)
-            for part, state in zip(parts, states):
+            for part, state, patches in zip(parts, states, model.grid.stream(images, parts)):
                 with _replay(state, model.device), _count_once(model.backbone, len(parts)), precision.autocast():
-                    latents = model.encode(model.grid.gather(images, part))
+                    latents = model.encode(patches)
                 latents.backward(grad[part[:, 0], part[:, 1]].to(latents.dtype))
         if on_inner: on_inner(0, loss.detach(), cells, ZBlock(z))
         precision.step(optimizer)
@@ -175,16 +176,16 @@ class ExactPatchGD(Strategy):
         sampled[0, cells[:, 0].cpu(), cells[:, 1].cpu()] = True
         return StepResult(loss.detach()[None], scores.detach(), sampled, 1)
 
-# %% ../nbs/05_strategy.ipynb #22f69c1b
+# %% ../nbs/05_strategy.ipynb #2dbfdb20
 def _fill_and_remember(self, model, images, parts, precision):
     "Z with every part encoded, ready to collect dL/dZ, and the random state before each part."
     z = torch.zeros(len(images), len(model.grid), model.latent_dim, device=model.device, dtype=model.dtype)
     states = []
     # the second pass updates running statistics, the first must not
     with torch.no_grad(), module_mode(model.backbone, 'batch' if self.norm_mode == 'train' else self.norm_mode):
-        for part in parts:
+        for part, patches in zip(parts, model.grid.stream(images, parts)):
             states.append(_random_state(model.device))
-            with precision.autocast(): z[part[:, 0], part[:, 1]] = model.encode(model.grid.gather(images, part)).to(z.dtype)
+            with precision.autocast(): z[part[:, 0], part[:, 1]] = model.encode(patches).to(z.dtype)
     return z.transpose(1, 2).unflatten(2, model.grid.shape).requires_grad_(), states
 
 ExactPatchGD._fill = _fill_and_remember

@@ -77,7 +77,7 @@ def _progress(self):
 
 Trainer._call, Trainer.progress = _call, property(_progress)
 
-# %% ../nbs/06_trainer.ipynb #e5e8c9d7
+# %% ../nbs/06_trainer.ipynb #c90ab9e6
 def _fit(self,
     resume=False,  # go on from the folder's last checkpoint, if there is one
 ):
@@ -95,7 +95,7 @@ def _epoch(self):
     self._call('on_epoch_start')
     self.clock = time.perf_counter()   # loading counts as training, validation does not
     for self.batch, batch in enumerate(self.train):
-        self._batch(*batch)
+        if batch is not None: self._batch(*batch)   # None: no image of it could be used
         if self.stop or self.progress >= 1: break
     metrics = self.validate() if self.valid is not None else {}
     self.trace.add_epoch(epoch=self.epoch, seconds=self.seconds, **metrics)
@@ -126,7 +126,7 @@ def _batch(self, images, labels, content=None, ids=None):
 
 Trainer.fit, Trainer._epoch, Trainer._tick, Trainer._batch = _fit, _epoch, _tick, _batch
 
-# %% ../nbs/06_trainer.ipynb #9b9b1946
+# %% ../nbs/06_trainer.ipynb #f9876218
 @torch.no_grad()
 def _predict(self,
     batches,  # (images, labels[, content[, names]]) each
@@ -134,7 +134,7 @@ def _predict(self,
     "Class scores and labels of all images, (N, n_classes) and (N,): every patch with content, in eval mode."
     self.model.eval()
     scores, labels = [], []
-    for images, y, *more in batches:
+    for images, y, *more in (b for b in batches if b is not None):
         with self.precision.autocast(): scores.append(self.model(images, *more[:1]).float().cpu())
         labels.append(torch.as_tensor(y))
     return torch.cat(scores), torch.cat(labels)

@@ -6,13 +6,14 @@
 __all__ = ['IDX', 'WAYS', 'FORMATS', 'read_idx', 'digit_pool', 'digits_of_sum', 'digit_sizes', 'place_boxes', 'plan_image',
            'draw_image', 'make_ultramnist', 'read_ultramnist', 'UltraMNIST']
 
-# %% ../nbs/11_ultramnist.ipynb #97c35a76
+# %% ../nbs/11_ultramnist.ipynb #8e643c74
 from pathlib import Path
 import gzip, os, re
 import numpy as np, pandas as pd, torch
 from loky import ProcessPoolExecutor
 from PIL import Image
 from tqdm import tqdm
+from .slides import BadList, read_table, use_rows
 
 # %% ../nbs/11_ultramnist.ipynb #06407d2e
 def read_idx(
@@ -195,39 +196,49 @@ def _write_tables(out, pools, jobs):
         rows = [(name, sum(b[3] for b in plan)) for name, (s, plan) in plans.items() if s == split]
         _write_table(rows, ['image_id', 'digit_sum'], out / f'{split}.csv')
 
-# %% ../nbs/11_ultramnist.ipynb #04d22f80
+# %% ../nbs/11_ultramnist.ipynb #f6bb8f41
 def read_ultramnist(
-    data_dir,  # folder with `images/`, `train.csv` and `valid.csv`
-    split,     # 'train' or 'valid'
+    data_dir,        # folder with `images/`, `train.csv` and `valid.csv`
+    split,           # 'train' or 'valid'
+    on_bad='raise',  # 'raise': stop at the first row that cannot be used; 'skip': list it and go on
+    bad_list='bad_images.csv',  # where rows that are skipped are listed
 ):
-    "The table of one split, checked: one row per image with its `path`. Raises one sentence on the first thing wrong."
+    "The table of one split, checked: one row per image with its `path` and `label`, the sum."
     csv = Path(data_dir) / f'{split}.csv'
     if not csv.is_file(): raise FileNotFoundError(f'there is no {csv}: data_dir must hold train.csv, valid.csv and images/, as make_ultramnist writes them.')
-    try: rows = pd.read_csv(csv, dtype=str, keep_default_na=False)
-    except (ValueError, OSError) as e: raise ValueError(f'{csv} cannot be read as a table ({str(e).splitlines()[0]}): save it as comma-separated text.') from e
-    if missing := [c for c in ('image_id', 'digit_sum') if c not in rows]: raise ValueError(f'{csv} has no column {missing[0]!r}: it needs image_id and digit_sum.')
+    rows = read_table(csv, ['image_id', 'digit_sum'])
     files = {p.stem: p for p in sorted((Path(data_dir) / 'images').glob('*')) if p.suffix in ('.png', '.jpeg')}
-    for line, (name, total) in enumerate(zip(rows.image_id, rows.digit_sum), 2):
-        if not re.fullmatch(r'\d{1,2}', total) or int(total) > 45: raise ValueError(f'{csv}, line {line}: digit_sum {total!r} of {name!r} is not one of 0 to 45: correct or remove the row.')
-        if name not in files: raise FileNotFoundError(f'{csv}, line {line}: there is no images/{name}.png or .jpeg: add the image or remove its row.')
-    return rows.assign(digit_sum=rows.digit_sum.astype(int), path=[files[n] for n in rows.image_id])
+    def problem(line, name, total):
+        if not re.fullmatch(r'[0-9]{1,2}', total) or int(total) > 45: return ValueError(f'{csv}, line {line}: digit_sum {total!r} of {name!r} is not one of 0 to 45: correct or remove the row.')
+        if name not in files: return FileNotFoundError(f'{csv}, line {line}: there is no images/{name}.png or .jpeg: add the image or remove its row.')
+    problems = [problem(line, *row) for line, row in enumerate(zip(rows.image_id, rows.digit_sum), 2)]
+    rows = use_rows(rows, problems, BadList(on_bad, bad_list))
+    return rows.assign(digit_sum=rows.digit_sum.astype(int), label=rows.digit_sum.astype(int), path=[files[n] for n in rows.image_id])
 
-# %% ../nbs/11_ultramnist.ipynb #2c1cd547
+# %% ../nbs/11_ultramnist.ipynb #02a6364e
 class UltraMNIST(torch.utils.data.Dataset):
     "Images with their sums: (image (1, size, size) uint8, digit_sum, content (K,), name) each."
     def __init__(self,
-        rows,  # a table as `read_ultramnist` gives it
-        grid,  # PatchGrid of the images
-    ): self.rows, self.grid = rows, grid
+        rows,            # a table as `read_ultramnist` gives it
+        grid,            # PatchGrid of the images
+        on_bad='raise',  # 'raise' or 'skip', see `BadList`
+        bad_list='bad_images.csv',  # where images that are skipped are listed
+    ): self.rows, self.grid, self.bad = rows, grid, BadList(on_bad, bad_list)
 
     def __len__(self): return len(self.rows)
 
     def __getitem__(self, i):
         row = self.rows.iloc[i]
-        try: pixels = np.array(Image.open(row.path).convert('L'))
-        except (OSError, Image.DecompressionBombError) as e: raise ValueError(f'{row.path} cannot be read as an image ({e}): make or copy it again, or remove its row.') from e
-        image = torch.from_numpy(pixels)[None]
+        try: image = torch.from_numpy(self.pixels(row.path))[None]
+        except ValueError as e: return self.bad(row.image_id, e)
         return image, int(row.digit_sum), self.content(image), row.image_id
+
+    def pixels(self, path):
+        try:
+            with Image.open(path) as picture: pixels = np.array(picture.convert('L')) if picture.size == self.grid.image_size[::-1] else picture.size
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as e: raise ValueError(f'{path} cannot be read as an image ({e}): make or copy it again, or remove its row.') from e
+        if isinstance(pixels, tuple): raise ValueError(f'{path} has {pixels[1]} x {pixels[0]} pixels, but the grid is made for {self.grid.image_size[0]} x {self.grid.image_size[1]}: choose the size it was made with.')
+        return pixels
 
     def content(self, image):
         "The share of light in each patch, (K,); JPEG leaves traces of 1 or 2 around a digit, which do not count."

@@ -5,7 +5,7 @@ from hypothesis import given, settings, strategies as st
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from patchgd_nb.biopsy import draw_biopsy
-from patchgd_nb.canvas import Canvas, content_share, overview
+from patchgd_nb.canvas import Canvas, area_mean, content_share, overview
 from patchgd_nb.images import ArrayImage, PhotoImage, SlideImage, block_mean, cut as window, open_image, write_pyramid
 from patchgd_nb.patches import PatchGrid
 
@@ -264,3 +264,60 @@ def test_real_photograph(data):
     im, pixels = open_image(path), np.asarray(Image.open(path))
     assert im.shape == (2700, 5400)
     for w in [(0, 0, 300, 300), (1500, 5300, 200, 200), (2600, -50, 200, 100)]: assert np.array_equal(im.read(*w), cut(pixels, *w))
+
+
+@settings(max_examples=30)
+@given(um=st.floats(.5, 4), background=st.sampled_from(['white', 'black']), r=st.integers(-50, 1200), c=st.integers(-50, 1200), h=st.integers(1, 200), w=st.integers(1, 200))
+def test_a_canvas_at_a_scale_is_one_picture(slide, um, background, r, c, h, w):
+    size = int(1500 / um * .5) + 40
+    canvas = Canvas(open_image(slide), size, um_per_pixel=um, background=background)
+    everything = canvas.read(0, 0, size, size)
+    expected = cut(everything, r, c, h, w)
+    inside = np.zeros((h, w), bool)
+    inside[max(-r, 0):max(size - r, 0), max(-c, 0):max(size - c, 0)] = True
+    assert np.array_equal(canvas.read(r, c, h, w)[inside], expected[inside])
+    assert abs(canvas.box[2] * um / .5 - open_image(slide).shape[0]) <= 4 * um / .5 + 4
+    top, left, *_ = canvas.box
+    assert (everything[:top] == dict(white=255, black=0)[background]).all()
+
+
+@given(h=st.integers(1, 9), w=st.integers(1, 9), f=st.integers(1, 5))
+def test_area_mean_by_whole_factors_is_block_mean(h, w, f):
+    pixels = np.random.default_rng(h).integers(0, 256, (h * f, w * f, 3), dtype=np.uint8)
+    assert np.array_equal(area_mean(pixels, np.arange(h + 1) * f * 256, np.arange(w + 1) * f * 256), block_mean(pixels, f))
+
+
+def test_area_mean_is_the_mean_over_the_area():
+    pixels, edges = np.random.default_rng(1).integers(0, 256, (40, 40, 3), dtype=np.uint8), np.rint(np.arange(14) * 2.9 * 256).astype(int)
+    fine = np.repeat(np.repeat(pixels[:, :, 0].astype(float), 256, 0), 256, 1)
+    expected = [[fine[a:b, c:d].mean() for c, d in zip(edges, edges[1:])] for a, b in zip(edges[:4], edges[1:5])]
+    assert np.abs(area_mean(pixels, edges[:5], edges)[..., 0] - np.array(expected)).max() <= .5
+
+
+def test_a_slide_in_two_scans_is_the_same_slide(tmp_path):
+    "At 0.25 and 0.5 micrometres per pixel, on one canvas at 1: alike."
+    pixels = draw_biopsy(3, 3, 4, size=2048).pixels
+    pixels = pixels[:, :pixels.shape[1] // 4 * 4]
+    write_pyramid(tmp_path / 'a.tiff', pixels, um_per_pixel=.25, quality=95)
+    write_pyramid(tmp_path / 'b.tiff', block_mean(pixels, 2), um_per_pixel=.5, quality=95)
+    a, b = (Canvas(open_image(tmp_path / f'{n}.tiff'), 600, um_per_pixel=1.).read(0, 0, 600, 600).astype(int) for n in 'ab')
+    assert np.abs(a - b).mean() < 1.5
+
+
+@pytest.mark.parametrize('kwargs', [dict(background='grey')])
+def test_other_backgrounds_are_refused(slide, kwargs):
+    with pytest.raises(ValueError, match='grey'): Canvas(open_image(slide), 512, **kwargs)
+
+
+@pytest.mark.parametrize('seed', range(4))
+def test_no_light_on_black_counts_as_blank(tmp_path, seed):
+    "UltraMNIST as a pyramid: tiny digits and large ones."
+    from patchgd_nb.ultramnist import digit_pool, draw_image, plan_image
+    pool = digit_pool('train', 'scikit-learn')
+    light = draw_image(pool, plan_image(pool, seed, 'train', seed, 2048, 0, 27), 2048)
+    write_pyramid(tmp_path / 'x.tiff', np.repeat(light[..., None], 3, 2), quality=90)
+    canvas, grid = Canvas(open_image(tmp_path / 'x.tiff'), 2048, background='black'), PatchGrid(2048, 64)
+    share = content_share(canvas, grid, 'black')
+    held = (grid.extract(torch.from_numpy(light)[None, None], range(len(grid)))[0].flatten(1) > 40).any(1)
+    assert not (held & (share == 0)).any() and (share > 0).float().mean() < .5
+    assert (content_share(canvas, grid, None) == 1).all()

@@ -1,9 +1,10 @@
 "The cohort: Kaggle's layout, the same bytes for any number of processes, nothing in a thumbnail; folders that are wrong."
-import subprocess, sys
+import json, os, signal, subprocess, sys, time
 from pathlib import Path
+import shutil
 import numpy as np, pandas as pd, pytest, tifffile, torch
 from patchgd_nb.biopsy import INK, PATTERNS, SPREAD, draw_biopsy, glands, spread
-from patchgd_nb.panda import COLUMNS, PandaSlides, Shrunk, cut_regions, make_mini_panda, plan_cohort, read_panda, split_folds, turn
+from patchgd_nb.panda import COLUMNS, SCORES, cut_regions, make_mini_panda, odd_pair, plan_cohort, prepare_panda, read_panda, split_folds
 from patchgd_nb.patches import PatchGrid
 
 TOP = Path(__file__).resolve().parent.parent
@@ -100,8 +101,8 @@ def test_grade_follows_the_areas():
         assert share[a] > 1.2 * share[b] > 0 and not slide.pattern[~slide.tissue].any()
 
 
-BAD = [('', 'train.csv'), ('image_id,grade\na,1', 'isup_grade'), ('image_id,isup_grade\n', 'no slides'), ('image_id,isup_grade\na,6', "'6' of a"), ('image_id,isup_grade\na,-1', "'-1'"), ('image_id,isup_grade\na,2.5', "'2.5'"),
-       ('image_id,isup_grade\na,', "''"), ('image_id,isup_grade\na,high', "'high'"), ('image_id,isup_grade\n../a,1', '../a'), ('image_id,isup_grade\n.hidden,1', '.hidden'), ('image_id,isup_grade\na,1\na,2', 'a more than once'),
+BAD = [('', 'train.csv'), ('image_id,grade\na,1', 'isup_grade'), ('image_id,isup_grade\n', 'no images'), ('image_id,isup_grade\na,6', "'6' of a"), ('image_id,isup_grade\na,-1', "'-1'"), ('image_id,isup_grade\na,2.5', "'2.5'"),
+       ('image_id,isup_grade\na,', "''"), ('image_id,isup_grade\na,high', "'high'"), ('image_id,isup_grade\n../a,1', '../a'), ('image_id,isup_grade\n.hidden,1', '.hidden'), ('image_id,isup_grade\na,1\na,2', 'a is named more than once'),
        ('image_id,isup_grade\na,1', 'a.tiff'), ('image_id,isup_grade\na,1,9,9\nb,"2', 'train.csv'), ('\0\0\xff', 'train.csv')]
 
 
@@ -121,14 +122,6 @@ def test_a_line_number_is_the_files(tmp_path):
     with pytest.raises(ValueError, match='line 4'): read_panda(tmp_path)
 
 
-@pytest.mark.parametrize('data', [b'', b'II*\0 but no more'], ids=['empty', 'cut'])
-def test_an_unreadable_slide_stops_before_training(cohort, tmp_path, data):
-    rows = read_panda(cohort)
-    (tmp_path / 'bad.tiff').write_bytes(data)
-    rows.loc[3, 'path'] = tmp_path / 'bad.tiff'
-    with pytest.raises(ValueError, match='bad.tiff'): PandaSlides(rows, PatchGrid(1024, 64))
-
-
 @pytest.mark.parametrize('folds', [2, 3, 5])
 def test_every_slide_is_held_out_once_and_grades_are_shared_out(cohort, folds):
     rows = read_panda(cohort)
@@ -145,41 +138,6 @@ def test_impossible_folds_are_refused(cohort, fold, folds):
     with pytest.raises(ValueError): split_folds(read_panda(cohort), fold, folds)
 
 
-def test_items_are_the_canvas_where_there_is_content(cohort):
-    rows, grid = read_panda(cohort).iloc[:4], PatchGrid(1024, 64)
-    slides = PandaSlides(rows, grid)
-    for i in range(4):
-        image, grade, content, name = slides[i]
-        canvas = torch.from_numpy(slides.canvases[i].read(0, 0, 1024, 1024)).permute(2, 0, 1)
-        held = (content > 0).nonzero().flatten()
-        assert torch.equal(grid.extract(image[None], held), grid.extract(canvas[None], held))
-        assert (grid.extract(image[None], (content == 0).nonzero().flatten()) == 255).all()
-        assert (grade, name) == (rows.isup_grade[i], rows.image_id[i])
-
-
-def test_content_turns_with_its_image(cohort):
-    grid, slides = PatchGrid(1024, 64), PandaSlides(read_panda(cohort).iloc[:2], PatchGrid(1024, 64), augment=True)
-    turned = set()
-    for _ in range(24):
-        image, _, content, _ = slides[0]
-        dark = (grid.extract(image[None], range(256)) < 255).flatten(2).any(2)[0]
-        assert torch.equal(dark, content > 0)
-        turned.add(tuple(content.tolist()))
-    assert len(turned) == 8
-
-
-def test_a_square_has_eight_ways_to_lie():
-    picture = torch.arange(16).reshape(1, 4, 4)
-    assert len({tuple(turn(h, picture)[0].flatten().tolist()) for h in range(8)}) == 8
-
-
-def test_shrunk_slides_are_means_by_area(cohort):
-    slides = PandaSlides(read_panda(cohort).iloc[:2], PatchGrid(1024, 64))
-    image, grade = Shrunk(slides, 128)[1]
-    expected = torch.from_numpy(slides.pixels(1)).float().reshape(128, 8, 128, 8, 3).mean((1, 3)).permute(2, 0, 1)
-    assert (image.float() - expected).abs().max() <= .51 and grade == slides.rows.isup_grade[1]
-
-
 def test_regions_of_a_slide(tmp_path):
     from patchgd_nb.images import write_pyramid
     write_pyramid(tmp_path / 'large.tiff', draw_biopsy(3, 3, 4, size=2048).pixels)
@@ -187,3 +145,81 @@ def test_regions_of_a_slide(tmp_path):
     rows = pd.read_csv(folder / 'train.csv')
     assert rows.sort_values('tissue').isup_grade.tolist() == sorted([0, 1, 2, 3, 4, 5] * 2) and len(read_panda(folder)) == 12
     with pytest.raises(ValueError, match='too small'): cut_regions(tmp_path / 'large.tiff', tmp_path / 'no', n=6, size=4096)
+
+
+@pytest.fixture
+def wrong(cohort, tmp_path):
+    "A folder with one of each: a missing slide, a cut one, a broken tile, a double, an odd pair, a name twice, a label and a name that are none."
+    folder = tmp_path / 'wrong'
+    shutil.copytree(cohort, folder)
+    rows, images = pd.read_csv(folder / 'train.csv', dtype=str), folder / 'train_images'
+    names = rows.image_id.tolist()
+    (images / f'{names[0]}.tiff').unlink()
+    (images / f'{names[1]}.tiff').write_bytes((images / f'{names[1]}.tiff').read_bytes()[:-4000])
+    with tifffile.TiffFile(images / f'{names[2]}.tiff') as tif: page = tif.pages[0]; start, n = page.dataoffsets[-1], page.databytecounts[-1]
+    data = bytearray((images / f'{names[2]}.tiff').read_bytes())
+    data[start:start + n] = bytes(n)
+    (images / f'{names[2]}.tiff').write_bytes(data)
+    (images / f'{names[4]}.tiff').write_bytes((images / f'{names[3]}.tiff').read_bytes())
+    rows.loc[5, 'gleason_score'] = '3+3' if rows.isup_grade[5] != '1' else '4+4'
+    more = pd.DataFrame([(names[6], 'radboud', '1', '3+3'), ('../../etc/passwd', 'radboud', '1', '3+3'), ('seven', 'radboud', '7', '3+3')], columns=COLUMNS)
+    pd.concat([rows, more]).to_csv(folder / 'train.csv', index=False)
+    return folder, names
+
+
+def test_everything_wrong_with_a_folder_is_reported(wrong, tmp_path):
+    folder, names = wrong
+    result = prepare_panda(folder, tmp_path / 'out', folds=2, workers=2, progress=False)
+    bad = pd.read_csv(tmp_path / 'out/problems.csv', dtype=str).set_index('line').problem
+    lines = {'2': 'is missing', '3': 'ends before its last tile', '4': 'broken tile', '6': 'same file', '7': 'gleason_score', '26': 'more than once', '27': 'passwd', '28': "'7' of seven"}
+    assert set(bad.index) == set(lines) and all(says in bad[line] and '\n' not in bad[line] for line, says in lines.items())
+    assert (result['slides'], result['usable']) == (27, 19) and set(read_panda(folder, tmp_path / 'out/train.csv').image_id) == {n for i, n in enumerate(names) if i not in (0, 1, 2, 4, 5)}
+    quick = prepare_panda(folder, tmp_path / 'quick', folds=2, quick=True, workers=1, progress=False)
+    assert quick['usable'] == 20      # the broken tile is the one that is not seen
+
+
+def test_skipping_rows_of_a_folder(wrong, tmp_path):
+    folder, names = wrong
+    with pytest.raises(ValueError, match='more than once'): read_panda(folder)
+    rows = read_panda(folder, on_bad='skip', bad_list=tmp_path / 'list.csv')
+    assert len(rows) == 23 and 'passwd' in (tmp_path / 'list.csv').read_text() and len(pd.read_csv(tmp_path / 'list.csv', header=None)) == 4
+
+
+def test_folds_and_colours_of_a_prepared_folder(cohort, tmp_path):
+    result = prepare_panda(cohort, tmp_path / 'a', folds=4, seed=3, canvases=[512], workers=2, progress=False)
+    rows = read_panda(cohort, tmp_path / 'a/train.csv')
+    assert result['usable'] == 24 and (rows.groupby(['fold', 'isup_grade']).size() == 1).all()
+    for f in range(4): assert set(split_folds(rows, f, 4)[1].image_id) == set(split_folds(read_panda(cohort), f, 4, seed=3)[1].image_id)
+    pixels = np.concatenate([p[p.min(2) < 228] for p in (tifffile.imread(f, key=2) for f in rows.path)]) / 255
+    assert np.allclose(pixels.mean(0), result['tissue_mean'], atol=.02) and np.allclose(pixels.std(0), result['tissue_std'], atol=.02)
+    small = read_panda(tmp_path / 'a/canvas_512')
+    assert len(small) == 24 and tifffile.imread(small.path[0], key=0).shape == (512, 512, 3)
+
+
+def killed_and_whole(tmp_path, command, times, wait):
+    "Run a script to the end in one folder; in another kill it `times` times at random first. The files of both."
+    rng = np.random.default_rng(0)
+    for _ in range(times):
+        p = subprocess.Popen(command(tmp_path / 'killed'), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+        time.sleep(rng.uniform(*wait))
+        try: os.killpg(p.pid, signal.SIGKILL)
+        except ProcessLookupError: pass
+        p.wait()
+    for out in ('killed', 'whole'): subprocess.run(command(tmp_path / out), check=True, capture_output=True, timeout=300)
+    return [{p.relative_to(tmp_path / out): p.read_bytes().replace(str(tmp_path / out).encode(), b'') for p in sorted((tmp_path / out).rglob('*')) if p.is_file()} for out in ('killed', 'whole')]
+
+
+@pytest.mark.slow
+def test_preparing_killed_ten_times_ends_the_same(cohort, tmp_path):
+    killed, whole = killed_and_whole(tmp_path, lambda out: [sys.executable, TOP / 'data_scripts/prepare_panda.py', '--data-dir', cohort, '--out', out, '--folds', '3', '--canvases', '1024', '512'], 10, (4, 9))
+    assert killed == whole
+
+
+@pytest.mark.slow
+def test_the_cohort_killed_ten_times_ends_the_same(tmp_path):
+    killed, whole = killed_and_whole(tmp_path, lambda out: [sys.executable, TOP / 'data_scripts/make_mini_panda.py', '--out', out, '--n', '60'], 10, (4, 7))
+    assert killed == whole
+
+
+@pytest.mark.parametrize('score, grade, odd', [('0+0', '0', False), ('negative', '0', False), ('3+4', '2', False), ('4+3', '2', True), ('5+5', '5', False), ('3+5', '4', False), ('9+9', '5', True), ('', '4', False), ('negative', '1', True)])
+def test_scores_and_grades(score, grade, odd): assert (odd_pair(score, grade) is not None) == odd
