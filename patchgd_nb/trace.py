@@ -10,15 +10,17 @@ from collections import deque
 import json, os
 import numpy as np
 
-# %% ../nbs/07_trace.ipynb #63010904
-VERSION = 1
+# %% ../nbs/07_trace.ipynb #03d735a7
+VERSION = 2
 
 class Trace:
     "The one record of a run: losses of every inner iteration, metrics of every epoch, which patches were sampled when."
     def __init__(self,
-        keep=2000,  # inner iterations whose sampled patches are kept, the newest ones
+        keep=2000,        # inner iterations whose sampled patches are kept, the newest ones
+        keep_frames=120,  # frames that are kept, see `add_frame`
     ):
         self.inner, self.epochs, self.sampled = [], [], deque(maxlen=keep)
+        self.frames, self.pictures = deque(maxlen=keep_frames), {}
         self.shape = None   # the grid's shape, known from the first batch
 
     def __repr__(self): return f'Trace: {len(self.epochs)} epochs, {len(self.inner)} inner iterations'
@@ -46,7 +48,7 @@ class Trace:
         "Record one epoch."
         self.epochs.append({k: float(v) for k, v in metrics.items()})
 
-# %% ../nbs/07_trace.ipynb #90b6bec2
+# %% ../nbs/07_trace.ipynb #3e0df263
 def _samples(self,
     image=None,  # name of an image; all of them unless given
 ):
@@ -71,6 +73,7 @@ def _before(self,
     "The record as it was before `epoch` began."
     self.inner, self.epochs = [r for r in self.inner if r[0] < epoch], [e for e in self.epochs if e['epoch'] < epoch]
     self.sampled = deque((s for s in self.sampled if s[0] < epoch), self.sampled.maxlen)
+    self.frames = deque((f for f in self.frames if f['epoch'] < epoch), self.frames.maxlen)
     return self
 
 Trace.samples, Trace.times_sampled, Trace.before = _samples, _times_sampled, _before
@@ -96,13 +99,28 @@ def _plot(self,
 
 Trace.plot = _plot
 
-# %% ../nbs/07_trace.ipynb #fa8c5ae6
+# %% ../nbs/07_trace.ipynb #df9af2d9
+def _add_frame(self,
+    frame,         # numbers and texts (`epoch`, `batch`, `j`, `name`, ...) and arrays of numbers
+    picture=None,  # the image called `name` as the bytes of a JPEG, unless it is there already
+):
+    "Record a frame."
+    self.frames.append(frame)
+    if picture is not None: self.pictures[frame['name']] = picture
+    shown = {f['name'] for f in self.frames}
+    for name in [n for n in self.pictures if n not in shown]: del self.pictures[name]
+
+Trace.add_frame = _add_frame
+
+# %% ../nbs/07_trace.ipynb #537e78f4
 def _state(self):
     "The record as plain arrays and text, for `save` and for checkpoints."
     head = dict(version=VERSION, shape=self.shape, keep=self.sampled.maxlen, epochs=self.epochs,
-                sampled=[(e, b, j, ids) for e, b, j, ids, _ in self.sampled])
-    arrays = dict(inner=np.array(self.inner, dtype=np.float64).reshape(-1, 6))
-    return head, arrays | {f's{i}': bits for i, (*_, bits) in enumerate(self.sampled)}
+                sampled=[(e, b, j, ids) for e, b, j, ids, _ in self.sampled], keep_frames=self.frames.maxlen, pictures=list(self.pictures),
+                frames=[{k: v for k, v in f.items() if not isinstance(v, np.ndarray)} for f in self.frames])
+    arrays = dict(inner=np.array(self.inner, dtype=np.float64).reshape(-1, 6)) | {f's{i}': bits for i, (*_, bits) in enumerate(self.sampled)}
+    arrays |= {f'f{i}_{k}': v for i, f in enumerate(self.frames) for k, v in f.items() if isinstance(v, np.ndarray)}
+    return head, arrays | {f'p{i}': np.frombuffer(p, np.uint8) for i, p in enumerate(self.pictures.values())}
 
 def _save(self,
     path,  # file to write, .npz
@@ -115,7 +133,7 @@ def _save(self,
 
 Trace.state, Trace.save = _state, _save
 
-# %% ../nbs/07_trace.ipynb #cb64e176
+# %% ../nbs/07_trace.ipynb #feacc020
 def _load(cls,
     path,  # file written by `save`
 ):
@@ -123,10 +141,13 @@ def _load(cls,
     with np.load(path, allow_pickle=False) as f:
         head = json.loads(str(f['head']))
         if head['version'] != VERSION: raise ValueError(f"{path} is a trace of version {head['version']}, this is version {VERSION}: read it with the release that wrote it.")
-        self = cls(head['keep'])
+        self = cls(head['keep'], head['keep_frames'])
         self.shape, self.epochs = head['shape'] and tuple(head['shape']), head['epochs']
         self.inner = [(int(e), int(b), int(j), *rest) for e, b, j, *rest in f['inner'].tolist()]
         self.sampled.extend((e, b, j, ids, f[f's{i}']) for i, (e, b, j, ids) in enumerate(head['sampled']))
+        arrays = {k: f[k] for k in f.files if k[0] == 'f'}
+        self.frames.extend(d | {k.split('_', 1)[1]: v for k, v in arrays.items() if k.startswith(f'f{i}_')} for i, d in enumerate(head['frames']))
+        self.pictures = {name: f[f'p{i}'].tobytes() for i, name in enumerate(head['pictures'])}
     return self
 
 Trace.load = classmethod(_load)

@@ -35,7 +35,7 @@ def warm_then_linear(
     if progress < warmup: return max(progress / warmup, .01)
     return max(0., (1 - progress) / (1 - warmup))
 
-# %% ../nbs/06_trainer.ipynb #908ad265
+# %% ../nbs/06_trainer.ipynb #05192a79
 class Trainer:
     "Trains a model with a strategy: epochs, learning rate, validation, callbacks, checkpoints, and a `Trace` of it all."
     def __init__(self,
@@ -64,6 +64,7 @@ class Trainer:
         self.callbacks = [*callbacks, *([ProgressBars()] if progress else [])]
         self.checkpoint = Path(checkpoint) if checkpoint else None
         self.trace, self.epoch, self.batch, self.seconds, self.best, self.stop = Trace(), 0, 0, 0., -float('inf'), False
+        self.current = None   # the batch at work: (images, labels, content, names), for callbacks to look at
 
 # %% ../nbs/06_trainer.ipynb #f84954d9
 def _call(self, event, *args):
@@ -77,7 +78,7 @@ def _progress(self):
 
 Trainer._call, Trainer.progress = _call, property(_progress)
 
-# %% ../nbs/06_trainer.ipynb #c90ab9e6
+# %% ../nbs/06_trainer.ipynb #a8915bf8
 def _fit(self,
     resume=False,  # go on from the folder's last checkpoint, if there is one
 ):
@@ -114,6 +115,7 @@ def _tick(self):
 
 def _batch(self, images, labels, content=None, ids=None):
     _check_labels(labels, getattr(self.model, 'n_classes', None), ids)
+    self.current = images, labels, content, ids
     lr = self.lr * warm_then_linear(self.progress, self.warmup)
     for g in self.optimizer.param_groups: g['lr'] = lr
     result = self.strategy.step(self.model, images, labels, self.optimizer, content=content, precision=self.precision,

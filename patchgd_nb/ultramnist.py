@@ -6,14 +6,13 @@
 __all__ = ['IDX', 'WAYS', 'FORMATS', 'read_idx', 'digit_pool', 'digits_of_sum', 'digit_sizes', 'place_boxes', 'plan_image',
            'draw_image', 'make_ultramnist', 'read_ultramnist', 'UltraMNIST']
 
-# %% ../nbs/11_ultramnist.ipynb #8e643c74
+# %% ../nbs/11_ultramnist.ipynb #dd28694b
 from pathlib import Path
 import gzip, os, re
-import numpy as np, pandas as pd, torch
+import numpy as np, pandas as pd
 from loky import ProcessPoolExecutor
 from PIL import Image
 from tqdm import tqdm
-from .slides import BadList, read_table, use_rows
 
 # %% ../nbs/11_ultramnist.ipynb #06407d2e
 def read_idx(
@@ -196,7 +195,7 @@ def _write_tables(out, pools, jobs):
         rows = [(name, sum(b[3] for b in plan)) for name, (s, plan) in plans.items() if s == split]
         _write_table(rows, ['image_id', 'digit_sum'], out / f'{split}.csv')
 
-# %% ../nbs/11_ultramnist.ipynb #f6bb8f41
+# %% ../nbs/11_ultramnist.ipynb #7719116d
 def read_ultramnist(
     data_dir,        # folder with `images/`, `train.csv` and `valid.csv`
     split,           # 'train' or 'valid'
@@ -204,6 +203,7 @@ def read_ultramnist(
     bad_list='bad_images.csv',  # where rows that are skipped are listed
 ):
     "The table of one split, checked: one row per image with its `path` and `label`, the sum."
+    from patchgd_nb.slides import BadList, read_table, use_rows   # here, for they import torch, and processes that draw start twice as fast without
     csv = Path(data_dir) / f'{split}.csv'
     if not csv.is_file(): raise FileNotFoundError(f'there is no {csv}: data_dir must hold train.csv, valid.csv and images/, as make_ultramnist writes them.')
     rows = read_table(csv, ['image_id', 'digit_sum'])
@@ -215,19 +215,22 @@ def read_ultramnist(
     rows = use_rows(rows, problems, BadList(on_bad, bad_list))
     return rows.assign(digit_sum=rows.digit_sum.astype(int), label=rows.digit_sum.astype(int), path=[files[n] for n in rows.image_id])
 
-# %% ../nbs/11_ultramnist.ipynb #02a6364e
-class UltraMNIST(torch.utils.data.Dataset):
-    "Images with their sums: (image (1, size, size) uint8, digit_sum, content (K,), name) each."
+# %% ../nbs/11_ultramnist.ipynb #1452e83c
+class UltraMNIST:
+    "A data set of images with their sums: (image (1, size, size) uint8, digit_sum, content (K,), name) each."
     def __init__(self,
         rows,            # a table as `read_ultramnist` gives it
         grid,            # PatchGrid of the images
         on_bad='raise',  # 'raise' or 'skip', see `BadList`
         bad_list='bad_images.csv',  # where images that are skipped are listed
-    ): self.rows, self.grid, self.bad = rows, grid, BadList(on_bad, bad_list)
+    ):
+        from patchgd_nb.slides import BadList
+        self.rows, self.grid, self.bad = rows, grid, BadList(on_bad, bad_list)
 
     def __len__(self): return len(self.rows)
 
     def __getitem__(self, i):
+        import torch
         row = self.rows.iloc[i]
         try: image = torch.from_numpy(self.pixels(row.path))[None]
         except ValueError as e: return self.bad(row.image_id, e)

@@ -23,3 +23,28 @@ def data():
 
 @pytest.fixture(scope='session')
 def cohort(tmp_path_factory): return make_mini_panda(tmp_path_factory.mktemp('cohort'), n=24, seed=7, workers=2, progress=False)
+
+
+@pytest.fixture(scope='session')
+def lab(tmp_path_factory):
+    from lab import Lab
+    server = Lab(tmp_path_factory.mktemp('root'), tmp_path_factory.mktemp('home'))
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope='session')
+def browser():
+    from lab import FLAGS, chromium
+    from playwright.sync_api import sync_playwright
+    with sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=chromium(p), headless=True, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser):
+    context = browser.new_context(viewport=dict(width=1280, height=1400))
+    yield context.new_page()
+    context.close()

@@ -1,5 +1,5 @@
 "UltraMNIST: sums, sizes, boxes; the same files however they are made; folders that are wrong."
-import gzip, os, signal, subprocess, sys, time
+import gzip, json, os, shutil, signal, subprocess, sys, time
 from pathlib import Path
 import numpy as np, pandas as pd, pytest, torch
 from hypothesis import given, strategies as st
@@ -144,3 +144,25 @@ def test_a_damaged_image_is_named(digits, tmp_path, damage):
     (tmp_path / 'bad.png').write_bytes(damage(rows.path[0].read_bytes()))
     rows.loc[0, 'path'] = tmp_path / 'bad.png'
     with pytest.raises(ValueError, match='bad.png'): UltraMNIST(rows, PatchGrid(256, 32))[0]
+
+
+def experiment(out, **parameters):
+    "Run the notebook as a user does; its results."
+    args = [a for k, v in parameters.items() for a in ('-p', k, str(v))]
+    run = subprocess.run([Path(sys.executable).parent / 'papermill', TOP / 'nbs/train_ultramnist.ipynb', out / 'out.ipynb', '--no-progress-bar', '-p', 'out_dir', out, *args], cwd=out, capture_output=True, text=True, timeout=1200)
+    assert run.returncode == 0, run.stderr[-2000:]
+    return json.loads((out / 'results.json').read_text())
+
+
+def test_the_experiment_runs_and_skips_what_is_broken(digits, tmp_path):
+    shutil.copytree(digits, tmp_path / 'data')
+    (tmp_path / 'data/images/train_000003.png').write_bytes(b'')
+    result = experiment(tmp_path, data_dir=tmp_path / 'data', minutes=.05, batch_size=4, on_bad='skip')
+    assert 0 <= result['accuracy'] <= 1 and 'train_000003' in (tmp_path / 'bad_images.csv').read_text()
+
+
+@pytest.mark.slow
+def test_the_experiment_learns(tmp_path):
+    "Without parameters: at least three times chance on digits it never saw, within 10 minutes on two cores."
+    result = experiment(tmp_path, mnist='scikit-learn')
+    assert result['times chance'] >= 3 and result['seconds'] < 600, result

@@ -1,0 +1,59 @@
+"JupyterLab on loopback and a headless Chromium, for the tests that carry the marker `browser`."
+import json, os, secrets, shutil, socket, subprocess, sys, time, urllib.request
+from pathlib import Path
+
+KERNEL = 'window.jupyterapp.shell.currentWidget?.sessionContext?.session?.kernel'
+FLAGS = ['--no-sandbox', '--disable-gpu', '--disable-dev-shm-usage', '--no-first-run', '--disable-background-networking']
+
+
+def chromium(playwright):
+    "A browser's path: one that is there, else Debian's package where apt may install it, else Playwright's own download."
+    for name in (os.environ.get('CHROMIUM'), 'chromium', 'chromium-browser', 'google-chrome'):
+        if name and (path := shutil.which(name)): return path
+    own = playwright.chromium.executable_path
+    if os.path.exists(own): return own
+    if shutil.which('apt-get') and os.getuid() == 0:
+        subprocess.run('apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core', shell=True, env=dict(os.environ, DEBIAN_FRONTEND='noninteractive'), timeout=600, stdout=subprocess.DEVNULL)
+        if path := shutil.which('chromium'): return path
+    subprocess.run([sys.executable, '-m', 'playwright', 'install', 'chromium'], timeout=600)
+    if os.path.exists(own): return own
+    raise RuntimeError('there is no browser, and none could be installed: install Chromium, or set CHROMIUM to its path.')
+
+
+class Lab:
+    "A server with settings of its own, in a folder of its own."
+    def __init__(self, root, home):
+        with socket.socket() as s:
+            s.bind(('127.0.0.1', 0))
+            self.port = s.getsockname()[1]
+        self.token, self.root, settings = secrets.token_hex(16), Path(root), Path(home) / 'settings/@jupyterlab/apputils-extension'
+        settings.mkdir(parents=True)
+        (settings / 'notification.jupyterlab-settings').write_text(json.dumps({'fetchNews': 'false', 'checkForUpdates': False, 'doNotDisturbMode': True}))
+        env = dict(os.environ, JUPYTERLAB_SETTINGS_DIR=f'{home}/settings', JUPYTERLAB_WORKSPACES_DIR=f'{home}/workspaces', JUPYTER_RUNTIME_DIR=f'{home}/run', JUPYTER_CONFIG_DIR=f'{home}/cfg', IPYTHONDIR=f'{home}/ipython', OMP_NUM_THREADS='1')
+        self.log = open(Path(home) / 'lab.log', 'w')
+        self.process = subprocess.Popen([sys.executable, '-m', 'jupyterlab', '--no-browser', '--allow-root', '--ip=127.0.0.1', f'--port={self.port}', '--ServerApp.port_retries=0', f'--IdentityProvider.token={self.token}',
+                                         f'--ServerApp.root_dir={root}', '--LabApp.expose_app_in_browser=True', '--LabApp.extension_manager=readonly'], env=env, cwd=root, stdout=self.log, stderr=subprocess.STDOUT)
+        for _ in range(600):
+            if self.process.poll() is not None: raise RuntimeError(f'JupyterLab ended with {self.process.returncode}: {Path(home) / "lab.log"} says why.')
+            try: return urllib.request.urlopen(f'http://127.0.0.1:{self.port}/api', timeout=2).read() and None
+            except OSError: time.sleep(.1)
+
+    def close(self):
+        self.process.terminate()
+        try: self.process.wait(15)
+        except subprocess.TimeoutExpired: self.process.kill()
+        self.log.close()
+
+    def open(self, page, name):
+        "Open a notebook alone; back when its kernel is idle."
+        page.goto(f'http://127.0.0.1:{self.port}/lab/workspaces/auto-t{time.time_ns()}/tree/{name}?token={self.token}')
+        page.locator('.jp-NotebookPanel .jp-Notebook').wait_for(timeout=90_000)
+        page.wait_for_function(f"() => {KERNEL}?.status === 'idle'", timeout=90_000)
+
+    def start(self, page):
+        "Run all cells; `finished` waits for the end."
+        page.evaluate("() => { window.__ran = false; window.jupyterapp.commands.execute('notebook:run-all-cells').then(() => window.__ran = true) }")
+
+    def finished(self, page, timeout=240):
+        page.wait_for_function(f"() => window.__ran && {KERNEL}?.status === 'idle'", timeout=1000 * timeout)
+        return page.evaluate("() => [...window.jupyterapp.shell.currentWidget.content.model.cells].filter(c => c.type === 'code').flatMap(c => c.outputs.toJSON().filter(o => o.output_type === 'error').map(o => o.ename + ': ' + o.evalue))")
