@@ -31,15 +31,16 @@ def choose_view(
     page = 'JPY_SESSION_NAME' in os.environ or 'VSCODE_PID' in os.environ or os.environ.get('SERVER_SOFTWARE', '').startswith('voila')
     return 'widgets' if page else 'static'
 
-# %% ../nbs/08_dashboard.ipynb #efeb6739
+# %% ../nbs/08_dashboard.ipynb #2b13aba5
 def on_paper(
     trace,  # a Trace with frames
 ):
     "Display the last frame and a strip of moments as pictures."
     for figure, alt in ((plot_frame(trace), for_page(trace.frames[-1], 'age')['alt']), (plot_strip(trace), 'Z at some moments of the run, oldest first')):
-        out = BytesIO()
-        figure.savefig(out, format='jpeg', dpi='figure')
-        display(Picture(out.getvalue(), format='jpeg', alt=alt))
+        full, small = BytesIO(), BytesIO()
+        figure.savefig(full, format='png')
+        Image.open(full).convert('RGB').quantize(128).save(small, 'PNG', optimize=True)   # a third of the bytes
+        display(Picture(small.getvalue(), alt=alt))
 
 # %% ../nbs/08_dashboard.ipynb #af1d8e2c
 class PatchGDDashboard(Callback):
@@ -101,7 +102,7 @@ class PatchGDDashboard(Callback):
         if self.view == 'static' and self.trace.frames: self.safely(lambda: on_paper(self.trace))
         if self.controls: self.safely(self.finish)
 
-# %% ../nbs/08_dashboard.ipynb #dc9dcb76
+# %% ../nbs/08_dashboard.ipynb #4c7b66b7
 def _build(self, *controls):
     "The widgets."
     import plotly.graph_objects as go
@@ -113,7 +114,7 @@ def _build(self, *controls):
     figure = make_subplots(rows=1, cols=3, subplot_titles=('training loss (cross-entropy)', 'validation (1 is perfect)', 'learning rate'), horizontal_spacing=.09)
     for name, col in (('loss', 1), ('mean of the last', 1), ('accuracy', 2), ('qwk', 2), ('learning rate', 3)):
         figure.add_trace(go.Scatter(x=[], y=[], name=name, mode='lines+markers' if col == 2 else 'lines', line=dict(width=1 if name == 'loss' else 2, color={'loss': '#999999', 'mean of the last': '#0072b2', 'accuracy': '#d55e00', 'qwk': '#009e73', 'learning rate': '#cc79a7'}[name])), row=1, col=col)
-    figure.update_layout(height=250, margin=dict(l=40, r=10, t=30, b=35), legend=dict(orientation='h', y=-.25), template='none', font_color='#808080', paper_bgcolor='rgba(0,0,0,0)', plot_bgcolor='rgba(0,0,0,0)')   # readable in light and dark themes
+    figure.update_layout(height=290, margin=dict(l=40, r=10, t=30, b=70), legend=dict(orientation='h', y=-.35), template='none', font_color='#808080', paper_bgcolor='rgba(0,0,0,0)', plot_bgcolor='rgba(0,0,0,0)')   # readable in light and dark themes
     for col, text in ((1, 'inner iteration'), (2, 'epoch'), (3, 'inner iteration')): figure.update_xaxes(title_text=text, row=1, col=col)
     figure.update_xaxes(gridcolor='rgba(128,128,128,.3)', zeroline=False); figure.update_yaxes(gridcolor='rgba(128,128,128,.3)', zeroline=False)
     self.curves = go.FigureWidget(figure)

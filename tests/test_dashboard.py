@@ -155,7 +155,7 @@ def test_without_a_page_pictures_and_lines_stay(tmp_path):
     outputs = [o for c in nbformat.read(tmp_path / 'out.ipynb', 4).cells for o in c.get('outputs', [])]
     text = ''.join(o.get('text', '') for o in outputs)
     assert "view='auto' chose 'static'" in text and 'epoch 2: loss' in text
-    assert sum('image/jpeg' in o.get('data', {}) for o in outputs) >= 4
+    assert sum('image/png' in o.get('data', {}) for o in outputs) >= 4
     assert not any('application/vnd.jupyter.widget-view+json' in o.get('data', {}) for o in outputs)
 
 
