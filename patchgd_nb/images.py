@@ -81,7 +81,7 @@ def _shrunk_tile(image, factor, row, col, n):
         out[r:min(r + rows, h), :w] = block_mean(image.read((row + r) * factor, col * factor, min(rows, h - r) * factor, w * factor), factor)
     return out
 
-# %% ../nbs/10_images.ipynb #e6fd11a4
+# %% ../nbs/10_images.ipynb #c3e77832
 @lru_cache(1024)   # files; only their directories are kept
 def _pages(path, stamp):
     "The pages of a file's pyramid, largest first, with the places of their tiles; the file is closed again."
@@ -91,6 +91,8 @@ def _pages(path, stamp):
         first, end = pages[0], tif.filehandle.size
         if first.ndim != 3 or first.shape[2] not in (3, 4) or first.dtype != np.uint8: raise ValueError(f'its pixels are {first.dtype} of shape {first.shape}, not 8-bit colour')
         for p in pages: p.jpegtables, p.decode   # read while the file is open; tifffile keeps them
+        tile = max((p.tilelength * p.tilewidth if p.is_tiled else min(p.rowsperstrip, p.imagelength) * p.imagewidth) for p in pages)
+        if Image.MAX_IMAGE_PIXELS and tile > Image.MAX_IMAGE_PIXELS: raise ValueError(f'one tile of it would unpack to {tile:,} pixels, more than is safe: raise PIL.Image.MAX_IMAGE_PIXELS if you trust it')
         if any(o + n > end for p in pages for o, n in zip(p.dataoffsets, p.databytecounts)): raise ValueError('it ends before its last tile')
     return pages
 

@@ -233,6 +233,14 @@ def test_a_decompression_bomb_is_refused_unopened(tmp_path):
         with pytest.raises(ValueError, match='bomb.png would unpack'): open_image(tmp_path / 'bomb.png')
 
 
+@pytest.mark.parametrize('kwargs, tags', [(dict(), ('ImageWidth', 'ImageLength', 'RowsPerStrip')), (dict(tile=(16, 16)), ('ImageWidth', 'ImageLength', 'TileWidth', 'TileLength'))], ids=['strip', 'tile'])
+def test_a_tile_that_would_unpack_to_gigabytes_is_refused(tmp_path, kwargs, tags):
+    tifffile.imwrite(tmp_path / 'bomb.tif', np.zeros((16, 16, 3), np.uint8), photometric='rgb', compression='zlib', **kwargs)
+    with tifffile.TiffFile(tmp_path / 'bomb.tif', mode='r+b') as tif:
+        for tag in tags: tif.pages[0].tags[tag].overwrite(48_000)
+    with pytest.raises(ValueError, match='bomb.tif.*would unpack to'): open_image(tmp_path / 'bomb.tif')
+
+
 @settings(max_examples=30)
 @given(level=st.integers(0, 2), r=st.integers(0, 1400), c=st.integers(0, 350), h=st.integers(1, 300), w=st.integers(1, 300))
 def test_openslide_reads_the_same(even_slide, level, r, c, h, w):

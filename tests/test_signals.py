@@ -3,7 +3,6 @@ import json, subprocess, sys
 from pathlib import Path
 import numpy as np, pytest
 from patchgd_nb.signals import CHANNELS, make_signals, read_har
-from patchgd_nb.ultramnist import make_ultramnist
 
 TOP = Path(__file__).resolve().parent.parent
 
@@ -56,15 +55,6 @@ def test_train_har_on_real_signals(data, tmp_path):
     assert run.returncode == 0, run.stderr[-2000:]
     results = json.loads((tmp_path / 'results.json').read_text())
     assert not results['synthetic'] and results['test accuracy'] >= .85
-
-
-def test_train_ultramnist_runs(tmp_path):
-    folder = make_ultramnist(tmp_path / 'data', train=160, valid=80, image_size=256, max_sum=9, mnist='scikit-learn', workers=2, progress=False)
-    run = papermill('train_ultramnist', tmp_path, data_dir=folder, minutes=.1)
-    assert run.returncode == 0, run.stderr[-2000:]
-    assert json.loads((tmp_path / 'results.json').read_text())['chance'] == .1
-    refused = papermill('train_ultramnist', tmp_path, preset='large')
-    assert refused.returncode == 1 and "preset='large' is not known" in refused.stderr
 
 
 @pytest.mark.slow
