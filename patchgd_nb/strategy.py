@@ -199,14 +199,14 @@ def _fill_and_remember(self, model, images, parts, precision):
 
 ExactPatchGD._fill = _fill_and_remember
 
-# %% ../nbs/05_strategy.ipynb #95b54984
+# %% ../nbs/05_strategy.ipynb #389af746
 class CarryPatchGD(PatchGD):
     "PatchGD that keeps Z of each training image between epochs: filled once, later only its oldest cells are encoded anew."
     keeps = True   # the trainer tells it the names of a batch's images, and how each was turned
     def __init__(self,
         sampler,            # which patches carry gradient in each inner iteration
         bank,               # the ZBank
-        inner_steps=None,   # inner iterations J per batch; half of a cover unless given
+        inner_steps=None,   # inner iterations J per batch; a quarter of a cover unless given
         accumulate=None,    # inner iterations per optimizer step (epsilon); all J unless given
         refresh=1/8,        # share of an image's patches, the oldest cells of Z, encoded anew without gradient in each batch
         fill_mode='eval',   # what BatchNorm and dropout do meanwhile, see `module_mode`
@@ -216,7 +216,7 @@ class CarryPatchGD(PatchGD):
         if not 0 <= refresh <= 1: raise ValueError(f'refresh={refresh} must be between 0 and 1: it is a share of the patches.')
         self.bank, self.refresh = bank, refresh
 
-    def draw(self, content): return self.sampler(content, self.inner_steps or -(-cover_steps(content, self.sampler.fraction) // 2))
+    def draw(self, content): return self.sampler(content, self.inner_steps or -(-cover_steps(content, self.sampler.fraction) // 4))
     def state_dict(self): return self.bank.mark()
     def load_state_dict(self, state): self.bank.rewind(state)
 

@@ -134,11 +134,11 @@ def test_what_is_encoded_when(tmp_path):
     model.__class__ = Counted
     carry, total = CarryPatchGD(CoverSampler(1/4), ZBank(tmp_path), refresh=1/8), int(b[2].sum())
     step(carry, model, b)
-    assert sum(n for n, grad in model.counts if not grad) >= total // 2      # the first time all is filled, but for what is written at once
+    assert sum(n for n, grad in model.counts if not grad) > total // 2      # the first time all is filled, but for what is written at once
     for _ in range(3):
         model.counts = []
         result = step(carry, model, b)
-        assert sum(n for n, grad in model.counts if grad) == result.sampled.sum() <= .7 * total
+        assert sum(n for n, grad in model.counts if grad) == result.sampled.sum() <= .45 * total
         assert sum(n for n, grad in model.counts if not grad) == torch.ceil(b[2].sum(1) / 8).sum()
 
 
