@@ -26,7 +26,7 @@ def decode(
     for level, (height, width) in enumerate(image.levels):
         for r in range(0, height, 512): image.read(r, 0, min(512, height - r), width, level)
 
-# %% ../nbs/10c_prepare.ipynb #6c3b3e77
+# %% ../nbs/10c_prepare.ipynb #d9a9a11d
 def look_at(
     path,        # a file
     quick=True,  # open it only
@@ -70,7 +70,7 @@ def _read_seen(file):
 def _entry(line):
     "What a line says of a file; None if it is damaged, so that the file is looked at again."
     try: found = json.loads(line)
-    except ValueError: return None
+    except (ValueError, RecursionError): return None
     return found if isinstance(found, dict) and {'path', 'stamp', 'error'} <= found.keys() and isinstance(found['path'], str) else None
 
 # %% ../nbs/10c_prepare.ipynb #fcd5f8bc
@@ -132,7 +132,7 @@ def read_images(
     rows = use_rows(rows, [problem(line, *row) for line, row in enumerate(zip(rows.path, rows.image_id, rows['class'], rows.image_id.duplicated()), 2)], BadList(on_bad, bad_list))
     return rows.assign(label=[classes[c] for c in rows['class']], path=[Path(data_dir) / p for p in rows.path])
 
-# %% ../nbs/10c_prepare.ipynb #e88e47e4
+# %% ../nbs/10c_prepare.ipynb #36aa0d10
 def prepare_tcga(
     slides,         # folder with the slides, in folders of their own or not
     labels,         # table with columns `id` and `label`; an id is a slide's file name, its barcode, or its patient's
@@ -162,7 +162,8 @@ def _patient_folds(rows, folds, seed):
     "Balanced by label, a patient in one part only."
     folds, fold = min(folds, rows.patient.nunique()), np.zeros(len(rows), int)
     if folds > 1:
-        split = StratifiedGroupKFold(folds, shuffle=True, random_state=seed).split(rows, rows['class'], rows.patient)
+        few = rows['class'].value_counts().max() < folds   # too few slides to balance anything
+        split = StratifiedGroupKFold(folds, shuffle=True, random_state=seed).split(rows, fold if few else rows['class'], rows.patient)
         for f, (_, held) in enumerate(split): fold[held] = f
     return rows.assign(fold=fold)
 

@@ -12,7 +12,7 @@ import numpy as np, torch
 from torch import nn
 from .untrusted import why
 
-# %% ../nbs/13_signals.ipynb #d819dee8
+# %% ../nbs/13_signals.ipynb #33debd83
 CHANNELS = [f'{kind}_{axis}' for kind in ('body_acc', 'body_gyro', 'total_acc') for axis in 'xyz']
 ACTIVITIES = ['walking', 'walking upstairs', 'walking downstairs', 'sitting', 'standing', 'lying']
 
@@ -32,7 +32,8 @@ def _read_packed(path):
         with zipfile.ZipFile(path) as f:
             if (size := sum(i.file_size for i in f.infolist())) > 2**31: raise ValueError(f'it would unpack to {size:,} bytes')
         with np.load(path, allow_pickle=False) as f: parts = [f[k] for k in ('X_train', 'y_train', 'X_test', 'y_test')]
-        return [np.asarray(p, np.float32) for p in parts]
+        if odd := [p.dtype for p in parts if p.dtype.kind not in 'biuf']: raise ValueError(f'it holds {odd[0]}')
+        return [p.astype(np.float32) for p in parts]
     except Exception as e: raise ValueError(f'{path} cannot be read ({why(e)}): it should hold X_train, y_train, X_test and y_test, as numbers.') from e
 
 # %% ../nbs/13_signals.ipynb #2dc8b27a

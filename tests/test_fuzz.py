@@ -1,6 +1,7 @@
 "Bad inputs, a thousand and more: each ends in one sentence or on the list of what was skipped, none in an error of a library. All drawn from fixed seeds."
 import gzip, io, os, re, resource, struct, time, zipfile, zlib
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 import numpy as np, pandas as pd, pytest, tifffile
 from PIL import Image
@@ -235,3 +236,238 @@ def test_damaged_images(tmp_path):
             path.unlink()
     print(dict(kinds))
     assert kinds['refused'] > 350, kinds
+
+
+def png(side, data=b'', extra=b''):
+    "A PNG that says it has `side` x `side` pixels."
+    def chunk(kind, data): return len(data).to_bytes(4, 'big') + kind + data + zlib.crc32(kind + data).to_bytes(4, 'big')
+    return b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', 2 * side.to_bytes(4, 'big') + bytes([8, 2, 0, 0, 0])) + extra + chunk(b'IDAT', zlib.compress(data)) + chunk(b'IEND', b'')
+
+
+def tagged(path, changes, pixels=None, **kwargs):
+    "A tiled TIFF some of whose tags say something else."
+    tifffile.imwrite(path, np.zeros((128, 128, 3), np.uint8) if pixels is None else pixels, photometric='rgb', **(dict(tile=(64, 64), compression='zlib') | kwargs))
+    with tifffile.TiffFile(path, mode='r+b') as tif:
+        for name, value in changes.items(): tif.pages[0].tags[name].overwrite(value)
+    return path
+
+
+def laughs(): return '<!DOCTYPE x [<!ENTITY a0 "ha">' + ''.join(f'<!ENTITY a{i} "{f"&a{i - 1};" * 10}">' for i in range(1, 10)) + ']><OME>&a9;</OME>'
+
+
+def test_bombs(tmp_path):
+    "Small files that say, or unpack to, gigabytes: refused at once, whichever door they come in by."
+    rng, paths = np.random.default_rng(0), []
+    def put(name, data):
+        (tmp_path / name).write_bytes(data)
+        paths.append(tmp_path / name)
+    for i, side in enumerate((10_000, 20_000, 60_000, 2**20, 2**31 - 1, 0)): put(f'png{i}.png', png(side, bytes(1000)))
+    text = zlib.compress(bytes(200_000_000))
+    def chunk(kind, data): return len(data).to_bytes(4, 'big') + kind + data + zlib.crc32(kind + data).to_bytes(4, 'big')
+    put('text.png', png(8, bytes(200), chunk(b'zTXt', b'a\0\0' + text)))
+    put('profile.png', png(8, bytes(8 * 25), chunk(b'iCCP', b'a\0\0' + text)) [:-30])
+    buffer = io.BytesIO()
+    Image.new('RGB', (64, 64)).save(buffer, 'JPEG')
+    jpeg = buffer.getvalue()
+    at = jpeg.index(b'\xff\xc0') + 5
+    put('sides.jpg', jpeg[:at] + struct.pack('>HH', 65_500, 65_500) + jpeg[at + 4:])
+    put('bmp.bmp', b'BM' + struct.pack('<IHHI', 54, 0, 0, 54) + struct.pack('<IiiHHIIiiII', 40, 2**30, 2**30, 1, 24, 0, 0, 0, 0, 0, 0))
+    put('gif.gif', b'GIF89a' + struct.pack('<HH', 65_535, 65_535) + b'\0\0\0' + b',' + struct.pack('<HHHH', 0, 0, 65_535, 65_535) + b'\0\x02\x02L\x01\0;')
+    for i, (tag, value) in enumerate([('ImageWidth', 2**31), ('ImageLength', 2**31), ('ImageWidth', 2**20), ('TileWidth', 2**30), ('TileLength', 2**30), ('ImageWidth', 0), ('TileWidth', 0), ('SamplesPerPixel', 2**15), ('BitsPerSample', (64, 64, 64)), ('Compression', 99)]):
+        paths.append(tagged(tmp_path / f'tag{i}.tif', {tag: value}))
+    for i, (h, w) in enumerate([(2**20, 64), (64, 2**20)]):   # all tiles blank and left out
+        paths.append(tagged(tmp_path / f'long{i}.tif', dict(ImageLength=h, ImageWidth=w), np.zeros((64 * 2**14 if h > w else 64, 64 if h > w else 64 * 2**14, 3), np.uint8)))
+    for path in paths: assert answer(lambda: seen(path), path.name) == 'refused', path
+
+    # a tile that is a JPEG of another size than the directory says
+    path = tmp_path / 'tile.tif'
+    tifffile.imwrite(path, np.full((64, 64, 3), 90, np.uint8), tile=(64, 64), compression='jpeg', photometric='rgb')
+    data = path.read_bytes()
+    at = data.index(b'\xff\xc0') + 5
+    path.write_bytes(data[:at] + struct.pack('>HH', 65_500, 65_500) + data[at + 4:])
+    assert answer(lambda: seen(path), path.name) == 'refused'
+    # a tile of zeros in place of 12 KB, packed a thousandfold, and entities that unfold a billionfold: read no further than they should be
+    path = tagged(tmp_path / 'deflate.tif', {}, description=laughs())
+    with tifffile.TiffFile(path) as tif: start, n = tif.pages[0].dataoffsets[0], tif.filehandle.size
+    long = zlib.compress(bytes(300_000_000))
+    with tifffile.TiffFile(path, mode='r+b') as tif:
+        offsets, counts = list(tif.pages[0].dataoffsets), list(tif.pages[0].databytecounts)
+        tif.pages[0].tags['TileOffsets'].overwrite([n] + offsets[1:])
+        tif.pages[0].tags['TileByteCounts'].overwrite([len(long)] + counts[1:])
+    with open(path, 'r+b') as f:
+        f.seek(n)
+        f.write(long)
+    answer(lambda: seen(path), path.name)
+
+
+def test_formats_that_are_none(tmp_path):
+    "The ending lies: text, PostScript, scripts and one format under another's name. Nothing is run to find out."
+    (tmp_path / 'whole').mkdir()
+    whole, kinds = pictures(tmp_path / 'whole'), Counter()
+    script = b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n(' + str(tmp_path / 'ran').encode() + b') (w) file closefile\nshowpage\n'
+    others = dict(text=b'not a picture\n' * 9, empty=b'', eps=script, svg=b'<svg xmlns="http://www.w3.org/2000/svg"/>', csv=b'image_id,isup_grade\n', zip=b'PK\5\6' + bytes(18), elf=b'\x7fELF' + bytes(60), pickle=b'\x80\x04\x95.', pdf=b'%PDF-1.4\n%%EOF', ini=b'[Slide_1]\nImageFile=../../etc/passwd\n', vms=b'[Virtual Microscope Specimen]\nNoLayers=1\nNoJpegColumns=1\nNoJpegRows=1\nImageFile=../../../../etc/passwd\n')
+    endings = ['.tiff', '.svs', '.ndpi', '.mrxs', '.vms', '.dcm', '.scn', '.jpg', '.png', '.bmp', '.webp', '.gif', '', '.TIFF', '.jpg.tiff']
+    for kind, data in {**others, **whole}.items():
+        for end in endings:
+            path = tmp_path / f'{kind.replace(".", "_")}{end}'
+            path.write_bytes(data)
+            kinds[kind in others, answer(lambda: seen(path), path.name)] += 1
+            path.unlink()
+    assert not (tmp_path / 'ran').exists() and kinds[True, 'refused'] == len(others) * len(endings) and kinds[True, 'read'] == 0, kinds
+
+
+def test_an_image_that_names_other_files(tmp_path):
+    "An OME-TIFF may say that its pixels lie in another file: they are not read from there."
+    (tmp_path / 'secret').mkdir()
+    pixels = draw_biopsy(3, 3, 4, size=256).pixels
+    tifffile.imwrite(tmp_path / 'secret/a.ome.tif', pixels, photometric='rgb', tile=(64, 64), compression='jpeg', ome=True)
+    tifffile.imwrite(tmp_path / 'b.ome.tif', 255 - pixels, photometric='rgb', tile=(64, 64), compression='jpeg', ome=True)
+    with tifffile.TiffFile(tmp_path / 'secret/a.ome.tif') as tif: xml = tif.ome_metadata
+    uuid = re.search(r'UUID="([^"]+)"', xml)[1]
+    for i, name in enumerate(('secret/a.ome.tif', '../' + tmp_path.name + '/secret/a.ome.tif', str(tmp_path / 'secret/a.ome.tif'), '/etc/passwd', '/dev/zero')):
+        told = re.sub(r'<TiffData [^/]*/>|<TiffData[^>]*>.*?</TiffData>', f'<TiffData IFD="0" PlaneCount="1"><UUID FileName="{name}">urn:uuid:12345678-1234-1234-1234-123456789abc</UUID></TiffData>', xml)
+        assert told != xml and uuid
+        path = tmp_path / f'n{i}.ome.tif'
+        tifffile.imwrite(path, 255 - pixels, photometric='rgb', tile=(64, 64), compression='jpeg', description=told, metadata=None)
+        if answer(lambda: seen(path), path.name) == 'read': assert seen(path) == seen(tmp_path / 'b.ome.tif')
+
+
+# --- digits, signals, folders
+
+def test_damaged_digits(tmp_path):
+    "MNIST's own files, packed or not, and folders of them that do not fit together."
+    rng = np.random.default_rng(0)
+    images, labels = rng.integers(0, 256, (40, 6, 6), dtype=np.uint8), np.arange(40, dtype=np.uint8) % 10
+    def idx(a): return bytes([0, 0, 8, a.ndim]) + b''.join(n.to_bytes(4, 'big') for n in a.shape) + a.tobytes()
+    kinds = Counter()
+    for packed in (False, True):
+        whole = gzip.compress(idx(images)) if packed else idx(images)
+        for i, (kind, data) in enumerate(damaged(whole, 5, 60)):
+            path = tmp_path / f'i{i}{".gz" if packed else ""}'
+            path.write_bytes(data)
+            kinds[answer(lambda: read_idx(path), path.name)] += 1
+    bombs = dict(header=bytes([0, 0, 8, 3]) + b'\xff' * 12, axes=bytes([0, 0, 8, 255]) + bytes(2000), none=bytes([0, 0, 8, 0, 1]), floats=bytes([0, 0, 13, 1, 0, 0, 0, 1, 0, 0, 0, 0]), long=idx(images) + bytes(9))
+    for name, data in bombs.items():
+        for end, pack in (('', bytes), ('.gz', gzip.compress)):
+            (tmp_path / f'{name}{end}').write_bytes(pack(data))
+            assert answer(lambda: read_idx(tmp_path / f'{name}{end}'), name) == 'refused'
+    (tmp_path / 'swollen.gz').write_bytes(gzip.compress(idx(images) + bytes(10**8), 1))
+    assert answer(lambda: read_idx(tmp_path / 'swollen.gz'), 'swollen') == 'refused'
+    pairs = [(images[:0], labels[:0]), (images[:39], labels), (images, labels[:39]), (images[0], labels), (labels, labels), (images, images), (images[:, :0], labels), (images, labels // 2), (images, labels + 1), (images, labels * 0 + 255), (images[None], labels)]
+    for i, pair in enumerate(pairs):
+        folder = tmp_path / f'pair{i}'
+        folder.mkdir()
+        for name, a in zip(('train-images-idx3-ubyte', 'train-labels-idx1-ubyte'), pair): (folder / name).write_bytes(idx(a))
+        assert answer(lambda: digit_pool('train', str(folder)), folder.name) == 'refused', i
+    assert kinds['refused'] > 60, kinds
+
+
+def test_damaged_signals(tmp_path):
+    x, y = make_signals(12, 0)
+    parts, kinds = dict(X_train=x, y_train=y + 1, X_test=x, y_test=y + 1), Counter()
+    def npz(path, **arrays): np.savez(path, **arrays)
+    class Ran:
+        def __reduce__(self): return Path.touch, (tmp_path / 'ran',)
+    wrong = [dict(X_train=None), dict(y_test=None), dict(X_train=x[:5]), dict(X_train=x[:, :8]), dict(X_train=x[..., :9]), dict(X_train=x[0]), dict(X_train=np.float32(1)), dict(X_train=x * np.nan), dict(X_test=np.where(x > 1, np.inf, x)), dict(X_train=x.astype(str)), dict(X_train=np.array([Ran()], dtype=object)), dict(X_train=x.astype(complex)), dict(y_train=y),
+             dict(y_train=y + .5), dict(y_train=y * np.nan), dict(y_train=y + 2**40), dict(y_train=-y), dict(y_train=y[:, None] + 1), dict(y_train=y[:5] + 1), dict(y_train=np.array(['a'] * 12)), dict(y_train=np.array([Ran()] * 12)), dict(y_train=np.int64(3)), dict(X_train=x[:0], y_train=y[:0]), dict(y_train=np.zeros(12, 'datetime64[s]')), dict(y_train=np.zeros(12, [('a', 'i4')]))]
+    for i, change in enumerate(wrong):
+        folder = tmp_path / f'w{i}'
+        folder.mkdir()
+        npz(folder / 'a.npz', **{k: v for k, v in {**parts, **change}.items() if v is not None})
+        kinds[answer(lambda: read_har(folder), folder.name)] += 1
+    npz(tmp_path / 'whole.npz', **parts)
+    for i, (kind, data) in enumerate(damaged((tmp_path / 'whole.npz').read_bytes(), 7, 80)):
+        folder = tmp_path / f'd{i}'
+        folder.mkdir()
+        (folder / 'a.npz').write_bytes(data)
+        kinds[answer(lambda: read_har(folder), folder.name)] += 1
+    head = io.BytesIO()
+    np.lib.format.write_array_header_1_0(head, dict(descr='<f4', fortran_order=False, shape=(10**12, 9, 128)))
+    for name, member, size in (('huge', head.getvalue() + bytes(100), 0), ('zeros', b'', 3 * 10**9)):
+        folder = tmp_path / name
+        folder.mkdir()
+        with zipfile.ZipFile(folder / 'a.npz', 'w', zipfile.ZIP_DEFLATED, compresslevel=1) as z: z.writestr('X_train.npy', member)
+        if size:   # the archive's directory says that it unpacks to 3 GB
+            data = bytearray((folder / 'a.npz').read_bytes())
+            data[(at := data.index(b'PK\1\2') + 24):at + 4] = struct.pack('<I', size)
+            (folder / 'a.npz').write_bytes(data)
+        assert answer(lambda: read_har(folder), name) == 'refused'
+    assert not (tmp_path / 'ran').exists() and kinds['refused'] > 60, kinds
+
+
+def test_damaged_tables_of_signals(tmp_path):
+    "UCI's text files."
+    from patchgd_nb.signals import CHANNELS
+    x, y = make_signals(6, 0)
+    for split in ('train', 'test'):
+        (tmp_path / split / 'Inertial Signals').mkdir(parents=True)
+        np.savetxt(tmp_path / split / f'y_{split}.txt', y + 1, fmt='%d')
+        for c, name in enumerate(CHANNELS): np.savetxt(tmp_path / split / 'Inertial Signals' / f'{name}_{split}.txt', x[:, c], fmt='%.3f')
+    assert answer(lambda: read_har(tmp_path)) == 'read'
+    for path in (tmp_path / 'train/y_train.txt', tmp_path / 'test/Inertial Signals/body_gyro_y_test.txt'):
+        whole, kinds = path.read_bytes(), Counter()
+        others = [b'', b'\n', b'\0' * 100, b'a b c\n' * 6, b'nan\n' * 6, b'1e999\n' * 6, b'1 2 3\n' * 6, b'1\n' * 7, b'\xff\xfe' + whole, whole + whole, b'1.5\n' * 6, b'1' * 100_000, b'# 1\n' * 6, b'0x1\n' * 6]
+        for data in [*others, *(d for _, d in damaged(whole, 3, 24))]:
+            path.write_bytes(data)
+            kinds[answer(lambda: read_har(tmp_path), tmp_path.name)] += 1
+        assert kinds['refused'] > 20, kinds
+        path.write_bytes(whole)
+
+
+@pytest.fixture
+def threads(monkeypatch):
+    "Threads in place of processes, which take seconds to start."
+    monkeypatch.setattr('patchgd_nb.prepare.ProcessPoolExecutor', ThreadPoolExecutor)
+
+
+def test_names_on_the_disk(tmp_path, threads):
+    "What lies in a folder was named by somebody else too: line breaks, bytes that are no text, two files of one name."
+    data = pictures((tmp_path / 'whole').mkdir() or tmp_path / 'whole')['photo.jpg']
+    tiff = (tmp_path / 'whole/pyramid.tiff').read_bytes()
+    (tmp_path / 'photos/train/c').mkdir(parents=True)
+    odd = ['a\nb', 'a\x1b[2J', 'a\u2028', os.fsdecode(b'\xff\xfe'), '-rf', '..x', ' ', 'ä', '"quoted", twice', '=1+1']
+    for i, name in enumerate(odd): (tmp_path / f'photos/train/c/{name}.jpg').write_bytes(data + bytes(i))
+    result = prepare_folder(tmp_path / 'photos', tmp_path / 'out', workers=1, progress=False)
+    assert (result['usable'], result['problems']) == (6, 4)
+    assert len(read_images(tmp_path / 'out/images.csv', tmp_path / 'photos')) == 6
+    for why in pd.read_csv(tmp_path / 'out/problems.csv').problem: one_sentence(ValueError(why), 'rename')
+    for i, name in enumerate(['u1/TCGA-05-4000-01Z', 'u2/TCGA-05-4000-01Z', 'u3/TCGA-05-4001-01Z', 'u4/TCGA-05\n', 'u5/TCGA-05-\x1b']):
+        path = tmp_path / f'tcga/{name}.svs'
+        path.parent.mkdir(parents=True)
+        path.write_bytes(tiff + bytes(i))
+    (tmp_path / 'labels.csv').write_text('id,label\nTCGA-05-4000,a\nTCGA-05-4001,b\n"TCGA-05-4002 ""x""",b\n')
+    result = prepare_tcga(tmp_path / 'tcga', tmp_path / 'labels.csv', tmp_path / 'out', folds=2, workers=1, progress=False)
+    assert (result['usable'], result['problems']) == (2, 4)
+    for why in pd.read_csv(tmp_path / 'out/problems.csv').problem: one_sentence(ValueError(why), 'tcga', 'labels.csv', 'rename')
+
+
+def test_damaged_notes(tmp_path, threads):
+    "`seen.jsonl` after a crash of the disk: lines that are none are looked at again. And a list of bad images that is none."
+    Image.new('RGB', (64, 64)).save(tmp_path / 'a.png')
+    def look(): return look_through([tmp_path / 'a.png'], tmp_path, workers=1, progress=False)
+    whole, right = (look(), (tmp_path / 'seen.jsonl').read_bytes())[1], look()
+    for data in (b'\0' * 50 + b'\n' + whole, b'[]\n', b'{}\n1\nnull\n"x"\n', b'{"path": 3}\n', whole[:-9] + b'\n', b'\xff\xfe\n', b'{"path": "x", "stamp": 1, "error": ""}\n', b'[' * 5000 + b'\n'):
+        (tmp_path / 'seen.jsonl').write_bytes(data)
+        assert look() == right
+    for data in (b'\0' * 100, b'"' + b'a' * 200_000, b'\xff\n' * 50, b'"open'):
+        (tmp_path / 'bad.csv').write_bytes(data)
+        answer(lambda: BadList('skip', tmp_path / 'bad.csv')('a', ValueError('x')), 'bad.csv')
+
+
+def test_damaged_images_of_digits(tmp_path):
+    make_ultramnist(tmp_path, 1, 1, 256, mnist='scikit-learn', workers=1, progress=False)
+    rows, path = read_ultramnist(tmp_path, 'train'), tmp_path / 'images/train_000000.png'
+    whole, data = path.read_bytes(), UltraMNIST(rows, PatchGrid(256, 64), 'skip', tmp_path / 'bad.csv')
+    strict = UltraMNIST(rows, PatchGrid(256, 64))
+    others = [b'', png(256), png(20_000), png(0), b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 256 256\n', gzip.compress(whole)]
+    for new in [*others, *(d for _, d in damaged(whole, 9, 64))]:
+        path.write_bytes(new)
+        answer(lambda: strict[0], path.name)
+        skipped(lambda: data[0], tmp_path / 'bad.csv', path.name)
+
+
+def test_a_thousand_inputs_were_answered():
+    "The tests above, counted; alone, this one has nothing to count."
+    if not ANSWERS: pytest.skip('run with the tests above')
+    print(dict(ANSWERS))
+    assert ANSWERS['refused'] + ANSWERS['skipped'] >= 1000
