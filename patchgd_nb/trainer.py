@@ -35,13 +35,13 @@ def warm_then_linear(
     if progress < warmup: return max(progress / warmup, .01)
     return max(0., (1 - progress) / (1 - warmup))
 
-# %% ../nbs/06_trainer.ipynb #05192a79
+# %% ../nbs/06_trainer.ipynb #9f1fe41f
 class Trainer:
     "Trains a model with a strategy: epochs, learning rate, validation, callbacks, checkpoints, and a `Trace` of it all."
     def __init__(self,
         model,             # a PatchModel or WholeModel
         strategy,          # how one batch updates the model
-        train,             # batches to learn from: (images, labels[, content[, names]]); a DataLoader, say
+        train,             # batches to learn from: (images, labels[, content[, names[, turns]]]); a DataLoader, say
         valid=None,        # batches to validate on
         lr=1e-3,           # highest learning rate
         epochs=10,         # passes over `train`
@@ -78,7 +78,7 @@ def _progress(self):
 
 Trainer._call, Trainer.progress = _call, property(_progress)
 
-# %% ../nbs/06_trainer.ipynb #a8915bf8
+# %% ../nbs/06_trainer.ipynb #599d4f66
 def _fit(self,
     resume=False,  # go on from the folder's last checkpoint, if there is one
 ):
@@ -113,13 +113,14 @@ def _tick(self):
     now = time.perf_counter()
     self.seconds, self.clock = self.seconds + now - self.clock, now
 
-def _batch(self, images, labels, content=None, ids=None):
+def _batch(self, images, labels, content=None, ids=None, turns=None):
     _check_labels(labels, getattr(self.model, 'n_classes', None), ids)
     self.current = images, labels, content, ids
     lr = self.lr * warm_then_linear(self.progress, self.warmup)
     for g in self.optimizer.param_groups: g['lr'] = lr
+    keep = dict(names=ids, turns=turns) if getattr(self.strategy, 'keeps', False) else {}
     result = self.strategy.step(self.model, images, labels, self.optimizer, content=content, precision=self.precision,
-                                on_inner=lambda *a: self._call('on_inner', *a))
+                                on_inner=lambda *a: self._call('on_inner', *a), **keep)
     losses = result.losses.cpu()   # the one synchronisation with the device in a batch
     self._tick()
     self.trace.add_batch(self.epoch, self.batch, losses, lr, self.seconds, result.sampled, ids, shape=getattr(getattr(self.model, 'grid', None), 'shape', None))
