@@ -11,13 +11,15 @@ from math import prod
 import os
 import torch
 
-# %% ../nbs/00_patches.ipynb #ee717839
+# %% ../nbs/00_patches.ipynb #d1459d51
 def _per_axis(value, n, what):
     "`value` as a tuple of `n` positive ints."
     out = tuple(value) if isinstance(value, (tuple, list)) else (value,) * n
-    if len(out) != n or any(int(v) != v or v < 1 for v in out):
-        raise ValueError(f'{what}={value} must be a positive whole number, or one for each of the {n} axes of the image.')
-    return tuple(int(v) for v in out)
+    try: whole = [int(v) for v in out if int(v) == v and v >= 1]
+    except (TypeError, ValueError, OverflowError): whole = []   # text, None, infinity
+    if not len(out) == len(whole) == n > 0:
+        raise ValueError(f'{what}={value!r} must be a positive whole number, or one for each of the {n} axes of the image.')
+    return tuple(whole)
 
 # %% ../nbs/00_patches.ipynb #c85ca5df
 class PatchGrid:
