@@ -52,7 +52,8 @@ def test_committed_notebook(path):
 
 
 def test_rooms_import_only_from_floors_below():
-    floors = [{'patches', 'head', 'trace', 'biopsy', 'untrusted'}, {'sampler', 'zblock', 'images'}, {'canvas', 'memory'}, {'slides'}, {'prepare'}, {'model', 'panda', 'ultramnist', 'signals'}, {'strategy'}, {'trainer', 'controls', 'explorers'}, {'watch', 'view'}, {'dashboard'}]
+    floors = [{'patches', 'head', 'trace', 'biopsy', 'untrusted', 'experiment', 'checkpoint', 'order', 'callback'}, {'sampler', 'zblock', 'images', 'account', 'command'}, {'canvas', 'memory', 'doctor'}, {'slides'}, {'prepare'},
+              {'model', 'panda', 'ultramnist', 'signals'}, {'strategy'}, {'trainer', 'controls', 'gauges'}, {'watch'}, {'view'}, {'dashboard', 'slide_page'}, {'slide_explorer'}, {'explorers'}]
     floor = {room: i for i, rooms in enumerate(floors) for room in rooms}
     modules = [p for p in (TOP / 'patchgd_nb').glob('*.py') if p.stem[0] != '_']
     assert {p.stem for p in modules} == set(floor)
