@@ -118,7 +118,7 @@ class Checkpoints:
             _write(self.folder / 'probe.part', b'x'); (self.folder / 'probe.part').unlink()
         except OSError as e: raise ValueError(f'checkpoints cannot be written to {self.folder} ({e.strerror}): give a folder that can be written to, or make room.') from e
 
-# %% ../nbs/05a_checkpoint.ipynb #3a67961e
+# %% ../nbs/05a_checkpoint.ipynb #aa5cba9a
 def _on_cpu(tensor): return tensor.detach().to('cpu', copy=True).contiguous()   # a copy: safetensors refuses tensors that share memory
 
 def _save(self,
@@ -140,7 +140,7 @@ def _save(self,
         for file, write in files.items():
             write(part / file); _sync(part / file)
             written[file] = _digest((part / file).read_bytes())
-        _write(part / 'manifest.json', _sealed(dict(format=FORMAT, score=None if score is None else float(score), made=made, files=written)).encode())
+        _write(part / 'manifest.json', _sealed(dict(format=FORMAT, score=score if score is not None and math.isfinite(score) else None, made=made, files=written)).encode())
         self._appear(part, name)
     except OSError as e:
         warnings.warn(f"checkpoint {name} could not be written to {self.folder} ({e.strerror or e}): {(self.names() or ['nothing'])[-1]} is kept, the run goes on; make room on the disk.")
