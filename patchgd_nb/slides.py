@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LISTING', 'BadList', 'read_table', 'use_rows', 'Turned', 'Slides', 'batch_of', 'loader', 'Shrunk']
 
-# %% ../nbs/10b_slides.ipynb #30a2a412
+# %% ../nbs/10b_slides.ipynb #875102a4
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Lock
@@ -14,6 +14,7 @@ import numpy as np, pandas as pd, torch
 from tqdm import tqdm
 from .canvas import BACKGROUNDS, Canvas, content_share
 from .images import open_image
+from .order import Loader
 from .patches import turn
 from .untrusted import fits_a_cell, plain_name, why
 
@@ -168,7 +169,7 @@ def _listed(self, name): return self.bad.on_bad == 'skip' and name in self.bad.n
 
 Slides.pixels, Slides.__getitem__, Slides._bad, Slides._listed = _pixels, _getitem, _bad, _listed
 
-# %% ../nbs/10b_slides.ipynb #b0a174ae
+# %% ../nbs/10b_slides.ipynb #c2c389fa
 def batch_of(
     items,  # (image, label, content, name[, how it was turned]) each, or None
 ):
@@ -185,10 +186,9 @@ def loader(
     workers=0,      # processes that read ahead
 ):
     "Batches of a data set, for the trainer."
-    return torch.utils.data.DataLoader(data, batch_size, shuffle, collate_fn=batch_of, num_workers=workers, persistent_workers=workers > 0,
-                                       drop_last=shuffle and len(data) > batch_size, pin_memory=torch.cuda.is_available())
+    return Loader(data, batch_size, shuffle, workers, batch_of)
 
-# %% ../nbs/10b_slides.ipynb #c25ca034
+# %% ../nbs/10b_slides.ipynb #88e14616
 class Shrunk(torch.utils.data.Dataset):
     "Whole images shrunk to `size` pixels by area: (image (3, size, size) uint8, label, content of one patch, name, how it was turned). What a whole-image network gets to see."
     def __init__(self,
@@ -197,7 +197,7 @@ class Shrunk(torch.utils.data.Dataset):
         augment=False,  # flip and turn by quarters at random
         keep=2**32,     # bytes of shrunk images kept in memory; what is beyond is shrunk each time
     ):
-        self.slides, self.size, self.augment = slides, size, augment
+        self.slides, self.rows, self.size, self.augment = slides, slides.rows, size, augment
         self.images = [self.shrink(i) for i in range(min(len(slides), keep // (3 * size * size)))]
 
     def shrink(self, i):

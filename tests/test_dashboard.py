@@ -3,6 +3,7 @@ import json, time
 from pathlib import Path
 import nbformat, numpy as np, pytest, torch
 from torch import nn
+from patchgd_nb.checkpoint import Checkpoints
 from patchgd_nb.dashboard import PatchGDDashboard, choose_view, replay
 from patchgd_nb.model import PatchModel
 from patchgd_nb.patches import PatchGrid
@@ -95,7 +96,7 @@ def test_z_lies_as_the_image_lies():
 
 def test_a_frame_of_a_trace_survives_the_disk(tmp_path):
     run = train(PatchGrid(48, 8), PatchGD(CoverSampler(1 / 4)), [PatchGDDashboard('static')], checkpoint=tmp_path)
-    again = Trace.load(tmp_path / 'trace.npz')
+    again = Trace.load(run.checkpoints.load().folder / 'trace.npz')
     assert len(again.frames) == len(run.trace.frames) > 0 and again.pictures == run.trace.pictures
     for a, b in zip(run.trace.frames, again.frames): assert a.keys() == b.keys() and all(np.array_equal(a[k], b[k]) for k in a)
 
@@ -254,7 +255,7 @@ def test_in_jupyterlab_while_it_trains(lab, page):
     button('Stop').click()
     until(lambda: state()['stop'], 20, 'stop')
     assert lab.finished(page) == []
-    assert (Path(state()['folder']) / 'last.pt').exists() and not state()['errors'] and state()['epoch'] < 999
+    assert Checkpoints(state()['folder']).load() and not state()['errors'] and state()['epoch'] < 999
     # play back: the slider goes to the first frame, the picture with it
     again = page.locator('.patchgd-view').last
     again.scroll_into_view_if_needed()

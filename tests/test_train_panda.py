@@ -3,6 +3,7 @@ import json, shutil, subprocess, sys, time
 from pathlib import Path
 import pytest, torch
 from patchgd_nb.canvas import Canvas, content_share
+from patchgd_nb.checkpoint import Checkpoints
 from patchgd_nb.images import open_image
 from patchgd_nb.model import PatchModel
 from patchgd_nb.panda import read_panda
@@ -54,7 +55,7 @@ def test_real_slide_end_to_end(data, tmp_path):
     assert run.returncode == 0, run.stderr[-2000:]
     assert all(-1 <= row['QWK'] <= 1 for row in results(tmp_path).values())
     model = PatchModel('test_resnet', PatchGrid(3072, 128), 6, latent_dim=64, head='smaller')
-    model.load_state_dict(torch.load(tmp_path / 'patchgd/best.pt', weights_only=True))
+    Checkpoints(tmp_path / 'patchgd').load(best=True).into(model)
     canvas = Canvas(open_image(slide), 3072)
     content = content_share(canvas, model.grid)[None]
     assert canvas.factor == 1 and 0 < int((content > 0).sum()) < len(model.grid)

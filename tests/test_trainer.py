@@ -5,7 +5,9 @@ from hypothesis import given, strategies as st
 from sklearn.metrics import accuracy_score, cohen_kappa_score
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
+from patchgd_nb.checkpoint import Checkpoints
 from patchgd_nb.model import PatchModel, WholeModel
+from patchgd_nb.order import Loader
 from patchgd_nb.patches import PatchGrid
 from patchgd_nb.sampler import CoverSampler, UniformSampler
 from patchgd_nb.strategy import ExactPatchGD, GradientDescent, PatchGD
@@ -52,21 +54,111 @@ def test_a_resumed_run_equals_the_undisturbed_one_to_the_bit(tmp_path, strategy,
     assert whole.validate() == resumed.validate()
 
 
-def test_resume_with_workers(tmp_path):
-    whole = run(tmp_path / 'a', STRATEGIES[0], workers=2)
-    run(tmp_path / 'b', STRATEGIES[0], 2, workers=2)
-    resumed = run(tmp_path / 'b', STRATEGIES[0], seed=3, resume=True, workers=2)
+class Noisy(torch.utils.data.Dataset):
+    "Items changed at random, as augmentation does; counts them."
+    def __init__(self): self.read = 0
+    def __len__(self): return 24
+    def __getitem__(self, i):
+        self.read += 1
+        image, label = data_of()[i]
+        return image.float() / 100 + torch.randn(()), label
+
+
+class StopInside(Callback):
+    def __init__(self, at): self.at = at
+    def on_batch_end(self, trainer, result): trainer.stop = (trainer.epoch, trainer.batch) in self.at
+
+
+LOADERS = dict(plain=lambda: DataLoader(Noisy(), 5, shuffle=True), workers=lambda: DataLoader(Noisy(), 5, shuffle=True, num_workers=2),
+               generator=lambda: DataLoader(Noisy(), 5, shuffle=True, generator=torch.Generator().manual_seed(3)),
+               persistent=lambda: DataLoader(data_of(), 5, shuffle=True, num_workers=1, persistent_workers=True),
+               ours=lambda: Loader(Noisy(), 5, True), ours_workers=lambda: Loader(Noisy(), 5, True, 2),
+               batches=lambda: [next(iter(DataLoader(data_of(), 5))) for _ in range(4)])
+
+
+@pytest.mark.parametrize('name', LOADERS)
+def test_a_run_resumed_inside_epochs_equals_the_undisturbed_one_to_the_bit(tmp_path, name):
+    "Stopped twice in the middle of an epoch, resumed by new trainers with other weights, seeds and loaders."
+    def go(folder, seed, at=(), resume=False):
+        model = model_of(seed)
+        torch.manual_seed(seed)
+        train = LOADERS[name]()
+        return Trainer(model, STRATEGIES[0], train, DataLoader(data_of(), 8), epochs=3, callbacks=[StopInside(at)], checkpoint=tmp_path / folder, progress=False).fit(resume)
+    whole = go('a', 0)
+    first = go('b', 0, [(1, 2)])
+    assert (first.epoch, first.batch) == (1, 2) and len(first.trace.epochs) == 2     # measured where it stopped
+    if 'ours' in name: go('b', 8, [(2, 1)], True)
+    resumed = go('b', 9, resume=True)
     assert all(torch.equal(v, resumed.model.state_dict()[k]) for k, v in whole.model.state_dict().items())
+    drop = lambda t: ([r[:5] for r in t.inner], [(e, b, j, ids, bits.tolist()) for e, b, j, ids, bits in t.sampled], [{k: v for k, v in e.items() if k != 'seconds'} for e in t.epochs])
+    assert drop(whole.trace) == drop(resumed.trace)
+    if name == 'ours': assert resumed.train.dataset.data.read == 24 - 4 - 5   # only what was left of the epoch
+    if name not in ('plain', 'ours'): return
+    again = go('c', 0, [(1, 2)])
+    again.callbacks.clear()
+    again.fit()                                                              # in the same process, without files
+    assert all(torch.equal(v, again.model.state_dict()[k]) for k, v in whole.model.state_dict().items())
 
 
-def test_a_trace_ahead_of_its_checkpoint_is_cut_back(tmp_path):
-    "Killed between writing the record and writing the checkpoint."
-    run(tmp_path, STRATEGIES[0], 2)
-    ahead = run(tmp_path / 'x', STRATEGIES[0], 3)
-    ahead.trace.save(tmp_path / 'trace.npz')
-    resumed = run(tmp_path, STRATEGIES[0], resume=True)
-    assert [e['epoch'] for e in resumed.trace.epochs] == [0, 1, 2, 3]
-    assert len(resumed.trace.inner) == 4 * 4 * 4
+class Remembers(PatchGD):
+    "A strategy with a state of its own."
+    seen = 0
+    def step(self, *args, **kwargs): self.seen += 1; return super().step(*args, **kwargs)
+    def state_dict(self): return dict(seen=self.seen)
+    def load_state_dict(self, state): self.seen = state['seen']
+
+
+def test_the_state_of_a_strategy_goes_with_the_checkpoint(tmp_path):
+    run(tmp_path, Remembers(CoverSampler(1/4)), 2)
+    resumed = run(tmp_path, Remembers(CoverSampler(1/4)), resume=True)
+    assert resumed.strategy.seen == 16
+
+
+def test_minutes_inside_an_epoch(tmp_path):
+    saved = []
+    for minutes, names in ((0, ['e0000-b000001', 'e0000-b000002', 'e0000-b000003', 'e0001-b000000']), (None, ['e0001-b000000']), (10, ['e0001-b000000'])):
+        trainer = Trainer(model_of(), STRATEGIES[0], DataLoader(data_of(), 6), epochs=1, checkpoint=tmp_path / str(minutes), save_minutes=minutes, progress=False)
+        trainer.checkpoints.keep = 9
+        assert trainer.fit().checkpoints.names() == names
+
+
+def test_a_fresh_start_sets_an_earlier_run_aside(tmp_path, capsys):
+    old = run(tmp_path, STRATEGIES[0], 2)
+    new = run(tmp_path, STRATEGIES[0], 1, seed=5)
+    assert new.checkpoints.names() == ['e0001-b000000'] and 'before-1' in capsys.readouterr().out
+    assert Checkpoints(tmp_path / 'before-1').load().state['epoch'] == 2
+    new.epochs = 6
+    assert new.fit().checkpoints.names()[0] != 'before' and not (tmp_path / 'before-2').exists()     # going on is no fresh start
+
+
+def test_another_number_of_batches_is_said(tmp_path):
+    run(tmp_path, STRATEGIES[0], 1)
+    with pytest.warns(UserWarning, match='4 batches in an epoch, now there are 6'):
+        Trainer(model_of(), STRATEGIES[0], DataLoader(data_of(), 4), epochs=2, checkpoint=tmp_path, progress=False).fit(True)
+
+
+def test_another_optimizer_is_refused(tmp_path):
+    run(tmp_path, STRATEGIES[0], 1)
+    with pytest.raises(ValueError, match='optimizer AdamW there, SGD here'):
+        Trainer(model_of(), STRATEGIES[0], DataLoader(data_of(), 6), optimizer=torch.optim.SGD, checkpoint=tmp_path, progress=False).fit(True)
+
+
+@pytest.mark.parametrize('spoil', ['loss', 'weight'])
+def test_numbers_that_go_astray_stop_the_run(tmp_path, spoil):
+    "At the third batch of the second epoch: its images are named, and no checkpoint holds what it did."
+    class Astray(PatchGD):
+        steps = 0
+        def step(self, model, *args, **kwargs):
+            result, self.steps = super().step(model, *args, **kwargs), self.steps + 1
+            if self.steps == 7 and spoil == 'loss': result.losses[1] = torch.inf
+            if self.steps == 7 and spoil == 'weight': model.head.classify.weight.data[0, 0] = torch.nan
+            return result
+    batches = [(*b, None, [f'image {i}{j}' for j in range(6)]) for i, b in enumerate(DataLoader(data_of(), 6))]
+    trainer = Trainer(model_of(), Astray(CoverSampler(1/4)), batches, epochs=3, checkpoint=tmp_path, save_minutes=0, progress=False)
+    with pytest.raises(FloatingPointError, match=f'the loss became inf in epoch 1, batch 2 .*image 20.* checkpoint is .*e0001-b000002' if spoil == 'loss' else 'a weight became .*image 20.*e0001-b000002') as e: trainer.fit()
+    assert '\n' not in str(e.value)
+    found = trainer.checkpoints.load()
+    assert found.folder.name == 'e0001-b000002' and all(v.isfinite().all() for v in found.state['model'].values())
 
 
 def test_resuming_from_an_empty_folder_starts_afresh(tmp_path):
@@ -75,24 +167,16 @@ def test_resuming_from_an_empty_folder_starts_afresh(tmp_path):
 
 def test_another_models_checkpoint_is_refused(tmp_path):
     run(tmp_path, STRATEGIES[0], 1)
-    with pytest.raises(ValueError, match='last.pt') as e: Trainer(model_of(n_classes=7), STRATEGIES[0], DataLoader(data_of(), 6), checkpoint=tmp_path, progress=False).fit(resume=True)
+    with pytest.raises(ValueError, match='e0001-b000000 .*classes 4 there, 7 here') as e: Trainer(model_of(n_classes=7), STRATEGIES[0], DataLoader(data_of(), 6), checkpoint=tmp_path, progress=False).fit(resume=True)
     assert '\n' not in str(e.value)
-
-
-def test_checkpoints_hold_data_only(tmp_path):
-    run(tmp_path, STRATEGIES[0], 1)
-    for name in ('last.pt', 'best.pt'): torch.load(tmp_path / name, weights_only=True)
-    class Bomb:
-        def __reduce__(self): return (open, (str(tmp_path / 'harm'), 'w'))
-    torch.save(dict(model=Bomb()), tmp_path / 'last.pt')
-    with pytest.raises(Exception): run(tmp_path, STRATEGIES[0], resume=True)
-    assert not (tmp_path / 'harm').exists()
 
 
 def test_best_is_the_epoch_with_the_highest_kappa(tmp_path):
     trainer = run(tmp_path, STRATEGIES[0])
     best = max(e['qwk'] for e in trainer.trace.epochs)
-    trainer.model.load_state_dict(torch.load(tmp_path / 'best.pt', weights_only=True))
+    found = trainer.checkpoints.load(best=True)
+    found.into(trainer.model)
+    assert found.score == best
     assert trainer.validate()['qwk'] == best
 
 
