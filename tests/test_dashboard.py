@@ -103,7 +103,7 @@ def test_a_frame_of_a_trace_survives_the_disk(tmp_path):
 def test_a_view_that_fails_is_said_and_training_goes_on():
     class Broken(PatchGDDashboard):
         def show(self, i): raise OSError('the page is gone')
-        def draw_curves(self): raise RuntimeError('no curves')
+        def draw_numbers(self): raise RuntimeError('no curves')
     dash = Broken('widgets')
     run = train(PatchGrid(48, 8), PatchGD(CoverSampler(1 / 4)), [dash])
     assert run.epoch == 2 and {'OSError: the page is gone', 'RuntimeError: no curves'} <= set(dash.errors) and 'training goes on' in dash.problem.value
