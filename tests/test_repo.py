@@ -52,7 +52,7 @@ def test_committed_notebook(path):
 
 
 def test_rooms_import_only_from_floors_below():
-    floors = [{'patches', 'head', 'trace', 'biopsy'}, {'sampler', 'zblock', 'images', 'memory'}, {'canvas'}, {'slides'}, {'prepare'}, {'model', 'panda', 'ultramnist', 'signals'}, {'strategy'}, {'trainer', 'controls', 'gauges'}, {'watch'}, {'view'}, {'dashboard', 'slide_explorer'}, {'explorers'}]
+    floors = [{'patches', 'head', 'trace', 'biopsy'}, {'sampler', 'zblock', 'images', 'memory'}, {'canvas'}, {'slides'}, {'prepare'}, {'model', 'panda', 'ultramnist', 'signals'}, {'strategy'}, {'trainer', 'controls', 'gauges'}, {'watch'}, {'view'}, {'dashboard', 'slide_page'}, {'slide_explorer'}, {'explorers'}]
     floor = {room: i for i, rooms in enumerate(floors) for room in rooms}
     modules = [p for p in (TOP / 'patchgd_nb').glob('*.py') if p.stem[0] != '_']
     assert {p.stem for p in modules} == set(floor)
