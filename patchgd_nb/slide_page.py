@@ -30,7 +30,7 @@ def read_view(
     pixels = image.read(r0 * factor, c0 * factor, (r1 - r0) * factor, (c1 - c0) * factor, level)
     return block_mean(pixels, factor), (r0 * scale, c0 * scale, (r1 - r0) * scale, (c1 - c0) * scale), level
 
-# %% ../nbs/08b_slide_page.ipynb #e56cadb2
+# %% ../nbs/08b_slide_page.ipynb #f1645a79
 LAYOUT = """
 function layout(el) {
   el.classList.add('patchgd-slide');
@@ -41,7 +41,7 @@ function layout(el) {
       <label>tint <input class="tint" type="range" min="0" max="1" step="0.05" style="vertical-align:middle;width:90px"></label><span class="legend" style="font-size:12px"></span></div>
     <div style="display:flex;flex-wrap:wrap;gap:14px">
       <div style="flex:3 1 420px;min-width:280px"><canvas class="slide" tabindex="0" role="application" aria-roledescription="slide" style="width:100%;height:480px;box-sizing:border-box;border:1px solid var(--jp-border-color2,#888);cursor:grab;touch-action:none;display:block"></canvas>
-        <div class="place" style="font-size:12px"></div><div style="font-size:12px;color:var(--jp-ui-font-color2,#666)">Drag, or Shift and arrows: move. + and &minus;, or the wheel after a click: zoom. Click, or arrows: choose a patch.</div></div>
+        <div class="place" style="font-size:12px"></div><div style="font-size:12px;color:var(--jp-ui-font-color2,#666)">Drag, or Shift and arrows: move. + and &minus;, or the wheel after a click: zoom. Click, or arrows: choose a patch; Enter: go there.</div></div>
       <div style="flex:1 1 250px;max-width:420px"><div class="about" aria-live="polite" style="font-size:12px;white-space:pre-line"></div><img class="patch" alt="" style="width:200px;image-rendering:pixelated;margin:4px 0;border:1px solid var(--jp-border-color2,#888)">
         <div class="name" style="font-size:12px"></div><canvas class="latent" role="img" style="width:100%;height:150px;display:block"></canvas><div class="value" style="font-size:12px;min-height:1.4em"></div>
         <details style="font-size:12px"><summary>all its numbers</summary><div class="numbers" style="max-height:120px;overflow:auto"></div></details></div></div></div>`;
@@ -107,7 +107,7 @@ function paint(g, w, h, s, v) {          // s: what is fixed, v: the view
 }
 """
 
-# %% ../nbs/08b_slide_page.ipynb #4ebe6dd2
+# %% ../nbs/08b_slide_page.ipynb #f779b920
 MOVES = """
 function moves(canvas, v, s, {changed, choose}) {
   const size = () => [canvas.clientWidth, canvas.clientHeight];
@@ -120,6 +120,7 @@ function moves(canvas, v, s, {changed, choose}) {
   const zoom = (by, x = size()[0] / 2, y = size()[1] / 2) => { const [top, left, old] = [v.top, v.left, v.scale]; v.scale *= by; v.scale = Math.min(Math.max(v.scale, .125 / s.grid.step), 1.6 * s.grid.size / Math.min(...size())); v.top = top + y * (old - v.scale); v.left = left + x * (old - v.scale); keep(); };
   const to = (scale) => zoom(scale / v.scale);
   const whole = () => { const [w, h] = size(); v.scale = s.grid.size / Math.min(w, h); v.top = (s.grid.size - h * v.scale) / 2; v.left = (s.grid.size - w * v.scale) / 2; keep(); };
+  const centre = () => { const [w, h] = size(), f = s.grid; if (v.chosen < 0) return; v.top = Math.floor(v.chosen / f.cols) * f.stride + f.patch / 2 - h * v.scale / 2; v.left = v.chosen % f.cols * f.stride + f.patch / 2 - w * v.scale / 2; keep(); };
   let from = null;
   canvas.onpointerdown = e => { canvas.focus({preventScroll: true}); canvas.setPointerCapture(e.pointerId); from = {x: e.clientX, y: e.clientY, top: v.top, left: v.left, far: false}; };
   canvas.onpointermove = e => {
@@ -136,18 +137,18 @@ function moves(canvas, v, s, {changed, choose}) {
   };
   canvas.addEventListener('wheel', e => { if (!canvas.matches(':focus') && !e.ctrlKey) return; e.preventDefault(); const box = canvas.getBoundingClientRect(); zoom(Math.exp(Math.sign(e.deltaY) * Math.min(Math.abs(e.deltaY), 200) * .002), e.clientX - box.left, e.clientY - box.top); }, {passive: false});
   canvas.onkeydown = e => {
-    const f = s.grid, step = {ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0]}[e.key], act = {'+': () => zoom(.7), '=': () => zoom(.7), '-': () => zoom(1 / .7), '0': whole, 'Home': whole, '1': () => to(1 / f.step)}[e.key];
+    const f = s.grid, step = {ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0]}[e.key], act = {'+': () => zoom(.7), '=': () => zoom(.7), '-': () => zoom(1 / .7), '0': whole, 'Home': whole, '1': () => to(1 / f.step), 'Enter': centre}[e.key];
     if (!step && !act || e.ctrlKey || e.metaKey || e.altKey) return;
     e.preventDefault(); e.stopPropagation();
     if (act) act();
     else if (e.shiftKey) { const [w, h] = size(); v.top += step[0] * h * v.scale / 8; v.left += step[1] * w * v.scale / 8; keep(); }
     else { const k = Math.max(v.chosen, 0), r = Math.min(f.rows - 1, Math.max(0, Math.floor(k / f.cols) + step[0])), c = Math.min(f.cols - 1, Math.max(0, k % f.cols + step[1])); choose(r * f.cols + c, true); }
   };
-  return {zoom, whole, to, keep};
+  return {zoom, whole, to, centre};
 }
 """
 
-# %% ../nbs/08b_slide_page.ipynb #0efb69bb
+# %% ../nbs/08b_slide_page.ipynb #c0d89581
 TIES = """
 function render({model, el}) {
   const $ = layout(el), canvas = $('.slide'), s = {grid: model.get('grid'), whole: null, tints: null}, v = {top: 0, left: 0, scale: 1, sharp: null, chosen: -1, tint: .6};
@@ -157,7 +158,7 @@ function render({model, el}) {
   const choose = (k, follow) => {
     model.set('chosen', k); model.save_changes();
     const f = s.grid, y = (Math.floor(k / f.cols)) * f.stride, x = k % f.cols * f.stride, h = canvas.clientHeight * v.scale, w = canvas.clientWidth * v.scale;
-    if (follow && (y < v.top || x < v.left || y + f.patch > v.top + h || x + f.patch > v.left + w)) { v.top = y + f.patch / 2 - h / 2; v.left = x + f.patch / 2 - w / 2; to.keep(); }
+    if (follow && (y < v.top || x < v.left || y + f.patch > v.top + h || x + f.patch > v.left + w)) { v.chosen = k; to.centre(); }
     draw();
   };
   const to = moves(canvas, v, s, {changed: () => { draw(); ask(); }, choose});
@@ -167,7 +168,7 @@ function render({model, el}) {
     s.grid = model.get('grid'); const tints = bytes(s.grid.tints);
     s.tints = small(s.grid.cols, s.grid.rows, k => { const t = (tints[k] - 128) / 127; return t > 0 ? [213, 94, 0, 255 * t] : [0, 114, 178, -255 * t]; });
     s.at = s.grid.whole_at; s.whole = await decoded(s.grid.whole, 'image/jpeg');
-    $('.legend').innerHTML = `<span style="display:inline-block;width:150px;height:11px;vertical-align:-1px;border:1px solid #888;background:linear-gradient(90deg,rgb(0,114,178),rgba(0,114,178,0),rgba(213,94,0,0),rgb(213,94,0))"></span> takes ${s.grid.most} from &hellip; adds ${s.grid.most} to the score`; draw();
+    $('.legend').innerHTML = `takes up to ${s.grid.most} from the score <span style="display:inline-block;width:120px;height:11px;vertical-align:-1px;border:1px solid #888;background:linear-gradient(90deg,rgb(0,114,178),#fff,rgb(213,94,0))"></span> adds up to ${s.grid.most}`; draw();
   }
   async function sharp() { const p = model.get('view'); if (!p.at) return; const got = await decoded(p.jpeg, 'image/jpeg'); v.sharp = {picture: got, at: p.at}; draw(); el.dataset.sharp = Number(el.dataset.sharp || 0) + 1; }
 """
