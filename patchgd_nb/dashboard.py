@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['on_paper', 'PatchGDDashboard', 'replay']
 
-# %% ../nbs/08_dashboard.ipynb #1e4fd7ea
+# %% ../nbs/08_dashboard.ipynb #b1656423
 from html import escape
 from io import BytesIO
 import time
-import ipywidgets as W, numpy as np, psutil, torch
+import ipywidgets as W, numpy as np, torch
 from IPython.display import display
 from PIL import Image
 from .controls import Controls
@@ -94,11 +94,12 @@ class PatchGDDashboard(Callback):
         if self.view == 'static' and self.trace.frames: self.safely(lambda: on_paper(self.trace))
         if self.controls: self.safely(self.finish)
 
-# %% ../nbs/08_dashboard.ipynb #0426cd7c
+# %% ../nbs/08_dashboard.ipynb #3f4185f7
 def _build(self, *controls):
     "The widgets."
     self.page, self.progress, self.problem, self.curves = PatchView(), W.HTML(), W.HTML(), make_curves()
-    self.over, self.choice = W.Dropdown(options=OVERS, description='Image shows'), W.Dropdown(options=VIEWS, description='Z shows')
+    whole = dict(description_width='initial')
+    self.over, self.choice = W.Dropdown(options=OVERS, description='Image shows', style=whole), W.Dropdown(options=VIEWS, description='Z shows', style=whole)
     self.faded = W.Checkbox(description='Z pales with its age', indent=False, layout=W.Layout(width='auto'))
     self.slider = W.IntSlider(description='Go back', min=0, max=0, value=0, continuous_update=True, readout=False, layout=W.Layout(width='420px'))
     self.follow = W.Checkbox(value=True, description='follow the run', indent=False)
@@ -173,7 +174,7 @@ def _pixels(self, r, c):
 
 PatchGDDashboard.point, PatchGDDashboard._pixels = _point, _pixels
 
-# %% ../nbs/08_dashboard.ipynb #efedbcfc
+# %% ../nbs/08_dashboard.ipynb #394e2588
 def _draw_progress(self):
     "Progress with the time left, and memory; of a replay, where the frame lies in its run."
     t, f = self.trainer, self.shown if not self.trainer else self.trace.frames[-1] if self.trace.frames else {}
@@ -183,12 +184,9 @@ def _draw_progress(self):
         bars = [bar(f'epoch {t.epoch + 1}' + (f' of {t.epochs}' if t.epochs < 10**5 else ''), t.progress, t.seconds / max(t.progress, 1e-6) * (1 - t.progress)), bar(f'batch {t.batch + 1} of {n}', t.batch / n, each * (n - t.batch))]
     else: bars = [f'epoch {f["epoch"] + 1}, batch {f["batch"] + 1}, ']
     if f.get('steps'): bars.append(bar(f"inner iteration {f['j'] + 1} of {f['steps']}", (f['j'] + 1) / f['steps'], each * (1 - (f['j'] + 1) / f['steps']) if t else None))
-    self.progress.value = f'<div>{"".join(bars)}</div>' + (self.memory_now(f) if 'memory' in f else '')
+    self.progress.value = f'<div>{"".join(bars)}</div>' + self.memory_now(f)
 
-def _memory_now(self, f):
-    cuda = self.trainer and self.trainer.device.type == 'cuda'
-    if self.budget is None: self.budget = (torch.cuda.get_device_properties(self.trainer.device).total_memory if cuda else psutil.virtual_memory().total) / 2**30
-    return meter('GPU memory' if cuda else 'memory of this process', f['memory'], f['peak'], self.budget)
+def _memory_now(self, f): return meter(f['memory_of'], f['memory'], f['peak'], self.budget or f['total']) if 'memory' in f else ''
 
 PatchGDDashboard.draw_progress, PatchGDDashboard.memory_now = _draw_progress, _memory_now
 

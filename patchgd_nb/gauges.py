@@ -33,7 +33,7 @@ def meter(
     return (f'<div style="white-space:nowrap"><span role="img" aria-label="{what}: {used:.2f} of {budget:.3g} GiB" style="position:relative;display:inline-block;width:260px;height:12px;margin-right:8px;vertical-align:-1px;background:rgba(128,128,128,.3)">'
             f'<span style="position:absolute;left:0;height:100%;width:{place(used)};background:#0072b2"></span>{mark(peak, "#0072b2")}{mark(budget, "#d55e00")}</span>{text}</div>')
 
-# %% ../nbs/07d_gauges.ipynb #5ec3623b
+# %% ../nbs/07d_gauges.ipynb #16bb1c27
 CURVES = [('loss', 1, '#999999'), ('mean of the last', 1, '#0072b2'), ('accuracy', 2, '#d55e00'), ('qwk', 2, '#009e73'), ('learning rate', 3, '#cc79a7')]
 PLOTS = [('training loss (cross-entropy)', 'inner iteration'), ('validation (1 is perfect)', 'epoch'), ('learning rate', 'inner iteration')]
 
@@ -41,8 +41,8 @@ def make_curves():
     "Three empty plots side by side, readable in light and dark themes; a plotly FigureWidget."
     figure = make_subplots(rows=1, cols=3, subplot_titles=[title for title, _ in PLOTS], horizontal_spacing=.09)
     for name, col, ink in CURVES: figure.add_trace(go.Scatter(x=[], y=[], name=name, mode='lines+markers' if col == 2 else 'lines', line=dict(width=1 if name == 'loss' else 2, color=ink)), row=1, col=col)
-    figure.update_layout(height=290, margin=dict(l=40, r=10, t=30, b=70), legend=dict(orientation='h', y=-.35), template='none', font_color='#808080', paper_bgcolor='rgba(0,0,0,0)', plot_bgcolor='rgba(0,0,0,0)')
-    for col, (_, below) in enumerate(PLOTS, 1): figure.update_xaxes(title_text=below, row=1, col=col)
+    figure.update_layout(height=290, autosize=True, margin=dict(l=40, r=10, t=30, b=60), legend=dict(orientation='h', y=-.3), template='none', font_color='#808080', paper_bgcolor='rgba(0,0,0,0)', plot_bgcolor='rgba(0,0,0,0)')
+    for col, (_, below) in enumerate(PLOTS, 1): figure.update_xaxes(title_text=below, title_standoff=4, row=1, col=col)
     figure.update_xaxes(gridcolor='rgba(128,128,128,.3)', zeroline=False)
     figure.update_yaxes(gridcolor='rgba(128,128,128,.3)', zeroline=False)
     return go.FigureWidget(figure)

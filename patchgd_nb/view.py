@@ -48,7 +48,7 @@ function small(cols, rows, paint) {      // one pixel per cell, enlarged by the 
 async function decoded(v, type) { return v && v.byteLength ? await createImageBitmap(new Blob([bytes(v)], {type})) : null; }
 """
 
-# %% ../nbs/07b_view.ipynb #70da0d22
+# %% ../nbs/07b_view.ipynb #9fe67bf2
 PLACES = """
 const SIDE = 440, DOTS = Math.min(2, window.devicePixelRatio || 1);
 function places(el) {
@@ -57,7 +57,7 @@ function places(el) {
   el.innerHTML = `<div style="display:flex;flex-wrap:wrap;gap:14px;color:var(--jp-ui-font-color1,#333);font-size:13px">
     <figure style="margin:0;flex:1 1 260px;max-width:${SIDE}px"><figcaption class="left">no frame yet: it comes with the first inner iteration that samples patches</figcaption>${canvas('image')}<div class="legend" style="font-size:12px"></div></figure>
     <figure style="margin:0;flex:1 1 260px;max-width:${SIDE}px"><figcaption class="right">&nbsp;</figcaption>${canvas('z')}<div class="scale" style="font-size:12px"></div></figure>
-    <figure style="margin:0;flex:0 1 200px"><figcaption>the patch you point at</figcaption><img class="patch" width="180" height="180" alt="" style="image-rendering:pixelated;background:var(--jp-layout-color2,#eee)"><div class="about" aria-live="polite" style="font-size:12px;white-space:pre-line"></div></figure></div>`;
+    <figure style="margin:0;flex:0 1 200px"><figcaption>the patch you point at</figcaption><img class="patch" width="180" height="180" alt="" style="image-rendering:pixelated;box-sizing:border-box;border:1px solid var(--jp-border-color2,#888);background:var(--jp-layout-color2,#eee)"><div class="about" aria-live="polite" style="font-size:12px;white-space:pre-line"></div></figure></div>`;
   return s => el.querySelector(s);
 }
 function fit(canvas, f) {                // the longer side of the grid is the longer side of the picture

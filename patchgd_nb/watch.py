@@ -72,7 +72,7 @@ def thumbnail(
     Image.fromarray(x).save(out, 'JPEG', quality=85)
     return out.getvalue()
 
-# %% ../nbs/07a_watch.ipynb #3b3dd3dc
+# %% ../nbs/07a_watch.ipynb #07669354
 STATES = 'blank', 'filled only', 'refreshed this batch', 'sampled now'   # 0 to 3
 MOST = 64   # cells along a side of a frame; larger grids are drawn coarser
 
@@ -87,10 +87,11 @@ class Watch(Callback):
         self.name, self.share, self.every, self.channel = name, share, every, channel
         self.colours, self.times, self.pending, self.on_frame = ZColours(), {}, [], None
         self.start = self.spent = self.next = None
-        self.batch, self.steps, self.peak = [], 0, 0.
+        self.batch, self.steps, self.peak, self.seen, self.last = [], 0, 0., 0, 0.
 
     def on_inner(self, trainer, j, loss, cells, Z):
         if j == 0: self.steps, self.batch = len(self.batch), []   # how many the batch before took
+        self.seen += 1
         self.batch.append(cells)
         if cells is None or (i := self.row(trainer)) is None: return
         self.pending.append((self.id(trainer, i), i, cells))
@@ -101,16 +102,19 @@ class Watch(Callback):
         return self.next is None or time.perf_counter() >= self.next and self.affordable()
 
     def affordable(self):
-        "Whether all that was shown so far took no more than its share of the time."
-        return self.start is None or self.spent <= self.share * (time.perf_counter() - self.start)
+        "Whether one more like the last fits into the share of the time; of inner iterations below 200 milliseconds, into that of 50 each."
+        if self.start is None: return True
+        elapsed = time.perf_counter() - self.start
+        if elapsed < .2 * self.seen: elapsed = min(elapsed, .05 * self.seen)
+        return self.spent + self.last <= self.share * elapsed
 
     def timed(self, work):
         "Do `work` and count what it took; the first time, when everything is set up, does not count."
         began = time.perf_counter()
         work()
         now = time.perf_counter()
-        if self.start is None: self.start, self.spent = now, 0.
-        else: self.spent += now - began
+        if self.start is None: self.start, self.spent, self.seen = now, 0., 0
+        else: self.spent, self.last = self.spent + now - began, now - began
         self.next = now + self.every
 
     def row(self, trainer):
@@ -123,7 +127,7 @@ class Watch(Callback):
         names = trainer.current[3]
         return str(names[i]) if names else f'image {i} of its batch'
 
-# %% ../nbs/07a_watch.ipynb #0cdd499a
+# %% ../nbs/07a_watch.ipynb #a49a11d9
 def _take(self, trainer, i, j, loss, cells, Z):
     "Take a frame of image `i` of the batch."
     for name, row, sampled in self.pending: np.add.at(self.times.setdefault(name, np.zeros(len(trainer.model.grid), int)), sampled[sampled[:, 0] == row, 1].cpu().numpy(), 1)
@@ -142,17 +146,18 @@ def _take(self, trainer, i, j, loss, cells, Z):
     shape = (int(np.prod(shape[:-1])), shape[-1])                        # a signal is one row, a volume its layers one below the other
     layers = {k: _coarser(v, shape, factor, 'max' if k in ('state', 'times') else 'sum' if k == 'share' else 'mean').astype(np.uint8 if k == 'state' else np.int32 if k in ('times', 'age') else np.float16) for k, v in layers.items()}
     picture = None if name in trainer.trace.pictures else thumbnail(images[i])
-    used, peak = self.memory(trainer.device)
-    trainer.trace.add_frame(dict(epoch=trainer.epoch, batch=trainer.batch, j=j, steps=max(self.steps, j + 1), memory=used, peak=peak, loss=float(loss), lr=trainer.optimizer.param_groups[0]['lr'], name=name, label=int(labels[i]), winner=winner,
+    trainer.trace.add_frame(dict(epoch=trainer.epoch, batch=trainer.batch, j=j, steps=max(self.steps, j + 1), **self.memory(trainer.device), loss=float(loss), lr=trainer.optimizer.param_groups[0]['lr'], name=name, label=int(labels[i]), winner=winner,
                                  rows=-(-shape[0] // factor), cols=-(-shape[1] // factor), factor=factor, **layers), picture)
     if self.on_frame: self.on_frame(trainer)
 
 def _memory(self, device):
-    "GiB in use now, and at most so far: on the GPU, or by this process."
-    if device.type == 'cuda': return torch.cuda.memory_allocated(device) / 2**30, torch.cuda.max_memory_allocated(device) / 2**30
-    used = psutil.Process().memory_info().rss / 2**30
-    self.peak = max(self.peak, used)
-    return used, self.peak
+    "GiB in use now, at most so far, and all there are: of the GPU, or of this process and its machine."
+    if device.type == 'cuda': what, parts = 'GPU memory', (torch.cuda.memory_allocated(device), torch.cuda.max_memory_allocated(device), torch.cuda.get_device_properties(device).total_memory)
+    else:
+        used = psutil.Process().memory_info().rss
+        self.peak = max(self.peak, used)
+        what, parts = 'memory of this process', (used, self.peak, psutil.virtual_memory().total)
+    return dict(memory_of=what) | {k: p / 2**30 for k, p in zip(('memory', 'peak', 'total'), parts)}
 
 Watch.take, Watch.memory = _take, _memory
 
