@@ -174,14 +174,14 @@ def _pixels(self, r, c):
 
 PatchGDDashboard.point, PatchGDDashboard._pixels = _point, _pixels
 
-# %% ../nbs/08_dashboard.ipynb #394e2588
+# %% ../nbs/08_dashboard.ipynb #f3cbc723
 def _draw_progress(self):
     "Progress with the time left, and memory; of a replay, where the frame lies in its run."
     t, f = self.trainer, self.shown if not self.trainer else self.trace.frames[-1] if self.trace.frames else {}
     if t:
         n, done = len(t.train), t.epoch * len(t.train) + t.batch
         each = t.seconds / done if done else 0
-        bars = [bar(f'epoch {t.epoch + 1}' + (f' of {t.epochs}' if t.epochs < 10**5 else ''), t.progress, t.seconds / max(t.progress, 1e-6) * (1 - t.progress)), bar(f'batch {t.batch + 1} of {n}', t.batch / n, each * (n - t.batch))]
+        bars = [bar(f'epoch {t.epoch + 1}' + (f' of {t.epochs}' if t.epochs < 10**5 else ''), t.progress, t.seconds / max(t.progress, 1e-6) * (1 - t.progress)), bar(f'batch {min(t.batch + 1, n)} of {n}', t.batch / n, each * (n - t.batch))]
     else: bars = [f'epoch {f["epoch"] + 1}, batch {f["batch"] + 1}, ']
     if f.get('steps'): bars.append(bar(f"inner iteration {f['j'] + 1} of {f['steps']}", (f['j'] + 1) / f['steps'], each * (1 - (f['j'] + 1) / f['steps']) if t else None))
     self.progress.value = f'<div>{"".join(bars)}</div>' + self.memory_now(f)

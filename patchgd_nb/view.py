@@ -24,7 +24,7 @@ def choose_view(
     page = 'JPY_SESSION_NAME' in os.environ or 'VSCODE_PID' in os.environ or os.environ.get('SERVER_SOFTWARE', '').startswith('voila')
     return 'widgets' if page else 'static'
 
-# %% ../nbs/07b_view.ipynb #57ad90a8
+# %% ../nbs/07b_view.ipynb #d59f39de
 VIEWS = {'three colours': 'colours', 'its norm': 'norm', 'one channel': 'channel', 'age': 'age', 'times sampled': 'times', 'what adds to the score': 'share'}
 OVERS = {'what happens now': 'state', 'times sampled so far': 'times', 'age': 'age'}
 
@@ -37,7 +37,8 @@ function colour(scale, t) {
   const x = Math.min(Math.max(t, 0), 1) * (scale.length - 1), i = Math.min(Math.floor(x), scale.length - 2), f = x - i;
   return scale[i].map((a, c) => Math.round(a + f * (scale[i + 1][c] - a)));
 }
-const swatch = (c, t) => `<span style="white-space:nowrap;margin-right:10px"><span style="display:inline-block;width:12px;height:12px;background:rgba(${c.slice(0, 3)},${c[3] / 255});border:1px solid #888;vertical-align:-2px"></span> ${t}</span> `;
+const css = c => `rgba(${c.slice(0, 3)},${c[3] / 255})`;
+const swatch = (c, t) => `<span style="white-space:nowrap;margin-right:10px"><span style="display:inline-block;width:12px;height:12px;background:linear-gradient(${css(c)},${css(c)}),#fff;border:1px solid #888;vertical-align:-2px"></span> ${t}</span> `;
 const ramp = (scale, low, high, unit) => `${low} <span style="display:inline-block;width:140px;height:10px;vertical-align:-1px;background:linear-gradient(90deg,${scale.map(c => `rgb(${c})`).join(',')})"></span> ${high} ${unit}`;
 function small(cols, rows, paint) {      // one pixel per cell, enlarged by the browser: 4096 cells are drawn as fast as 16
   const canvas = Object.assign(document.createElement('canvas'), {width: cols, height: rows}), data = new ImageData(cols, rows);
