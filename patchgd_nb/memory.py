@@ -4,15 +4,15 @@
 
 # %% auto #0
 __all__ = ['SPARE', 'SavedBytes', 'saved_for_backward', 'forward_bytes', 'inner_step_bytes', 'largest_image', 'LiveBytes',
-           'step_bytes', 'Plan', 'in_bytes', 'plan']
+           'step_bytes', 'Plan', 'in_bytes', 'plan', 'device_memory', 'sampled_patches', 'too_large', 'out_of_memory']
 
-# %% ../nbs/09_memory.ipynb #11113494
+# %% ../nbs/09_memory.ipynb #5162f13f
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from math import ceil
 import re, weakref
-import torch
+import psutil, torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -218,3 +218,42 @@ def plan(
     if batch == 0: batch, patches = 1, _largest(lambda s: over(1, s), patches)
     if patches == 0: raise ValueError(f"not even one patch of one image fits: it takes {need(1, 1)['peak'] / 2**30:.2f} GiB of {budget / 2**30:.4g}; choose smaller patches or a smaller backbone.")
     return Plan(batch, patches, patches / len(grid), budget, need(batch, patches))
+
+# %% ../nbs/09_memory.ipynb #0385aaf6
+def device_memory(
+    device,  # a torch.device
+):
+    "Memory of a device in bytes: of the GPU, or of this machine."
+    if device.type == 'cuda': return torch.cuda.get_device_properties(device).total_memory
+    return psutil.virtual_memory().total
+
+def sampled_patches(strategy, grid, content=None):
+    "The most patches of one image that carry gradient at a time; None where a strategy samples none."
+    if (chunk := getattr(strategy, 'chunk', None)) and not hasattr(strategy, 'sampler'): return chunk
+    if not hasattr(strategy, 'sampler'): return None
+    most = len(grid) if content is None else int((content > 0).sum(1).max())
+    return max(1, ceil(most * strategy.sampler.fraction - 1e-9))
+
+def too_large(
+    model,            # a PatchModel; of any other nothing is foretold
+    strategy,         # how it will be trained
+    batch,            # images per batch
+    budget,           # bytes
+    content=None,     # (B, K) of a batch, above 0 where a patch has content
+    precision='off',  # number format
+):
+    "One sentence on a training step that is not expected to fit, with a setting that does; empty if it fits."
+    patches = sampled_patches(strategy, model.grid, content) if hasattr(model, 'grid') else None
+    if patches is None: return ''
+    need = step_bytes(model, batch, patches, precision=precision)['peak']
+    if need <= budget: return ''
+    try: fits = plan(model, budget=budget, fraction=patches / len(model.grid), precision=precision)
+    except ValueError as e: hint = str(e)
+    else: hint = f'batch_size={fits.batch} fits' + (f' with {fits.patches} patches sampled of each image (fraction {fits.fraction:.3g} of the grid)' if fits.patches < patches else '')
+    return f'a step on {batch} images with {patches} sampled patches of each is expected to take {need / 2**30:.2f} GiB, more than the {budget / 2**30:.2f} GiB there are: {hint}'
+
+def out_of_memory(
+    error,  # an exception
+):
+    "Whether an error says that memory ran out, on a GPU or a CPU."
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(s in str(error) for s in ("can't allocate memory", 'out of memory'))

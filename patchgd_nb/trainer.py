@@ -5,14 +5,15 @@
 # %% auto #0
 __all__ = ['warm_then_linear', 'Trainer']
 
-# %% ../nbs/06_trainer.ipynb #1d1d7bb4
+# %% ../nbs/06_trainer.ipynb #a01900f7
 from pathlib import Path
 from warnings import warn
-import time
+import gc, time
 import torch
 from torchmetrics.classification import MulticlassAccuracy, MulticlassCohenKappa
 from .callback import Callback, ProgressBars
 from .checkpoint import Checkpoints, heard, made_with
+from .memory import device_memory, in_bytes, out_of_memory, too_large
 from .order import begin, random_states, set_random_states
 from .strategy import Precision
 from .trace import Trace
@@ -26,7 +27,7 @@ def warm_then_linear(
     if progress < warmup: return max(progress / warmup, .01)
     return max(0., (1 - progress) / (1 - warmup))
 
-# %% ../nbs/06_trainer.ipynb #5175211a
+# %% ../nbs/06_trainer.ipynb #a2ad29c8
 class Trainer:
     "Trains a model with a strategy: epochs, learning rate, validation, callbacks, checkpoints, and a `Trace` of it all."
     def __init__(self,
@@ -45,6 +46,7 @@ class Trainer:
         callbacks=(),      # see `Callback`
         checkpoint=None,   # folder for checkpoints, written after every epoch; none unless given
         save_minutes=10,   # minutes between checkpoints inside an epoch; None: only after epochs
+        memory_budget=None,  # warn before the first step if it is not expected to fit into so much, '16GB' say; into the GPU unless given
         progress=True,     # show progress bars
     ):
         if not len(train): raise ValueError('train holds no batches: give it images, or a smaller batch size if the last batch is dropped.')
@@ -58,6 +60,7 @@ class Trainer:
         self.checkpoints, self.save_minutes = Checkpoints(self.checkpoint) if checkpoint else None, save_minutes
         self.trace, self.epoch, self.batch, self.seconds, self.best, self.stop = Trace(), 0, 0, 0., -float('inf'), False
         self.current = None   # the batch at work: (images, labels, content, names), for callbacks to look at
+        self.budget, self.foretold = in_bytes(memory_budget) if memory_budget else device_memory(self.device) if self.device.type == 'cuda' else None, False
         self.start = None     # the random states as they were when the epoch's batches were begun
 
 # %% ../nbs/06_trainer.ipynb #f84954d9
@@ -113,11 +116,29 @@ def _epoch(self):
 
 Trainer.fit, Trainer._epoch = _fit, _epoch
 
-# %% ../nbs/06_trainer.ipynb #e86b2570
+# %% ../nbs/06_trainer.ipynb #5b96c49f
 def _check_labels(labels, n, ids):
     "Refuse labels that are not classes; a loss would read beside its table, or end in an assertion on the device."
     for i in ((labels < 0) | (labels >= (n or torch.inf))).nonzero().flatten().tolist():
         raise ValueError(f"label {int(labels[i])} of image {ids[i] if ids else f'{i} of its batch'} is not one of the classes 0 to {(n or 1) - 1}: correct the label or the model's n_classes.")
+
+def _foretell(self, batch, content):
+    self.foretold = True
+    if said := too_large(self.model, self.strategy, batch, self.budget, content, self.precision.kind): warn(said)
+
+def _step(self, images, labels, content, **keep):
+    "The strategy's step; memory that runs out ends in a sentence, and is free again."
+    try: return self.strategy.step(self.model, images, labels, self.optimizer, content=content, precision=self.precision, on_inner=lambda *a: self._call('on_inner', *a), **keep)
+    except (RuntimeError, MemoryError) as e:
+        if not out_of_memory(e): raise
+        said = str(e).splitlines()[0]
+    # only here, after the block, the error and with it the step's tensors are gone
+    self.current = None
+    self.optimizer.zero_grad()
+    gc.collect()
+    if self.device.type == 'cuda': torch.cuda.empty_cache()
+    hint = too_large(self.model, self.strategy, len(images), self.budget or device_memory(self.device), content, self.precision.kind)
+    raise MemoryError(f"out of memory in epoch {self.epoch}, batch {self.batch} ({said.rstrip('.')}): {hint or 'by itself this step should fit, so something else holds memory; free it, or choose a smaller batch_size or fraction'}.")
 
 def _tick(self):
     now = time.perf_counter()
@@ -128,9 +149,8 @@ def _batch(self, images, labels, content=None, ids=None, turns=None):
     self.current = images, labels, content, ids
     lr = self.lr * warm_then_linear(self.progress, self.warmup)
     for g in self.optimizer.param_groups: g['lr'] = lr
-    keep = dict(names=ids, turns=turns) if getattr(self.strategy, 'keeps', False) else {}
-    result = self.strategy.step(self.model, images, labels, self.optimizer, content=content, precision=self.precision,
-                                on_inner=lambda *a: self._call('on_inner', *a), **keep)
+    if self.budget and not self.foretold: self._foretell(len(images), content)
+    result = self._step(images, labels, content, **(dict(names=ids, turns=turns) if getattr(self.strategy, 'keeps', False) else {}))
     losses = result.losses.cpu()   # the one synchronisation with the device in a batch
     if not losses.isfinite().all(): raise self._lost('the loss', float(losses[~losses.isfinite()][0]))
     self._tick()
@@ -138,7 +158,7 @@ def _batch(self, images, labels, content=None, ids=None, turns=None):
     self.batch += 1
     self._call('on_batch_end', result)
 
-Trainer._tick, Trainer._batch = _tick, _batch
+Trainer._foretell, Trainer._step, Trainer._tick, Trainer._batch = _foretell, _step, _tick, _batch
 
 # %% ../nbs/06_trainer.ipynb #52bdd394
 def _save_run(self,
