@@ -111,7 +111,7 @@ class Experiment(BaseModel):
         from patchgd_nb.patches import PatchGrid
         return PatchGrid(*self.tiling)
 
-# %% ../nbs/14_experiment.ipynb #a85f3927
+# %% ../nbs/14_experiment.ipynb #ddc3b982
 def nearest(name, names):
     "The one of `names` that is spelt most like `name`, or None."
     return next(iter(get_close_matches(name.lower(), names, 1, .5)), None)
@@ -126,8 +126,8 @@ def _sentence(cls, error):
     if kind == 'missing': return f'{name} is not set: give it a value in the parameters cell, and run that cell again.'
     if kind == 'value_error': return str(error['ctx']['error'])
     near = nearest(value, fields[name].description.replace(' or ', ', ').split(', ')) if kind == 'literal_error' and isinstance(value, str) else None
-    fix = f'did you mean {near}' if near else f"""put it in quotes, or behind -y '{name}: "{value}"' on the command line""" if kind == 'string_type' else 'correct it where it is set'
-    return f'{name}={value!r} is not {fields[name].description}: {fix}{"?" if near else "."}'
+    fix = f'did you mean {near}' if near else f"""put it in quotes, or behind -y '{name}: "{value}"' on the command line""" if kind == 'string_type' and isinstance(value, (int, float)) else 'correct it where it is set'
+    return f'{name}={value!r:.100} is not {fields[name].description}: {fix}{"?" if near else "."}'
 
 # %% ../nbs/14_experiment.ipynb #6ac459a0
 def _tiles(length, patch_size, what):
