@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['find_notebook', 'read_defaults', 'typed', 'check', 'note', 'how_to_go_on', 'run', 'main']
 
-# %% ../nbs/14b_command.ipynb #318e0da7
-import argparse, ast, json, os, re, shlex, sys
+# %% ../nbs/14b_command.ipynb #6a4dc291
+import argparse, ast, json, os, re, shlex, signal, sys
 from pathlib import Path
 import patchgd_nb   # and nothing that takes long: `patchgd --help` answers at once
 
@@ -130,7 +130,7 @@ def _why(error):
     kind, text = getattr(error, 'ename', type(error).__name__), ' '.join(str(getattr(error, 'evalue', error)).split())
     return 1, f'stopped with {kind} ({text[:500]})'
 
-# %% ../nbs/14b_command.ipynb #4d3b5bc5
+# %% ../nbs/14b_command.ipynb #9fe04676
 def main(argv=None):
     "The command `patchgd`. Exit codes: 0 done, 1 stopped or something is missing, 2 not understood, 130 interrupted."
     parser = argparse.ArgumentParser('patchgd', description='Train on images too large for the GPU.')
@@ -147,6 +147,7 @@ def main(argv=None):
         from patchgd_nb.doctor import doctor
         return doctor()
     args = runs.parse_intermixed_args(argv[1:])
+    signal.signal(signal.SIGTERM, signal.default_int_handler)   # a scheduler that ends a job is heard as Ctrl-C is
     try: return run(args.notebook, args.out, args.p, args.y)
     except (ValueError, OSError) as e:
         print(f'patchgd: {e}', file=sys.stderr)

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PLAIN', 'Whole', 'Count', 'Positive', 'Share', 'Switch', 'Place', 'MaybePlace', 'MaybeWhole', 'Head', 'Precision',
-           'OnBad', 'SETTINGS', 'assigned', 'parameter_cells', 'given', 'Experiment', 'nearest', 'Har', 'Images',
-           'Panda', 'Setting', 'UltraMnist']
+           'OnBad', 'SETTINGS', 'assigned', 'parameter_cells', 'given', 'Record', 'Experiment', 'nearest', 'Har',
+           'Images', 'Panda', 'Setting', 'UltraMnist']
 
 # %% ../nbs/14_experiment.ipynb #58a34003
 import ast, os, re
@@ -71,17 +71,10 @@ Head = _one_of('original', 'smaller', 'larger', 'smaller_feat', 'larger_feat', '
 Precision = _one_of('off', 'bf16', 'fp16')
 OnBad = _one_of('raise', 'skip')
 
-# %% ../nbs/14_experiment.ipynb #3976b56f
-class Experiment(BaseModel):
-    "What all experiments set, and how a notebook's parameters become a record: `p = Panda.of(globals())`."
+# %% ../nbs/14_experiment.ipynb #ecdd08b7
+class Record(BaseModel):
+    "How a notebook's parameters become a record: `p = Panda.of(globals())`."
     model_config = ConfigDict(strict=True, frozen=True, extra='forbid', allow_inf_nan=False)
-    data_dir: MaybePlace
-    out_dir: Place
-    fraction: Share
-    batch_size: Whole
-    lr: Positive
-    seed: Count
-    resume: Switch
 
     @classmethod
     def of(cls,
@@ -100,6 +93,17 @@ class Experiment(BaseModel):
         # a name that is wrong explains one that is missing, so it comes first
         raise ValueError(_sentence(cls, min(problems, key=lambda e: ('extra_forbidden', 'missing').index(e['type']) if e['type'] in ('extra_forbidden', 'missing') else 2)))
 
+# %% ../nbs/14_experiment.ipynb #ee7bd98c
+class Experiment(Record):
+    "What all experiments set, and what follows from it."
+    data_dir: MaybePlace
+    out_dir: Place
+    fraction: Share
+    batch_size: Whole
+    lr: Positive
+    seed: Count
+    resume: Switch
+
     @property
     def made(self): return self.data_dir is None   # the data are made, not read
     @property
@@ -111,7 +115,7 @@ class Experiment(BaseModel):
         from patchgd_nb.patches import PatchGrid
         return PatchGrid(*self.tiling)
 
-# %% ../nbs/14_experiment.ipynb #a85f3927
+# %% ../nbs/14_experiment.ipynb #ddc3b982
 def nearest(name, names):
     "The one of `names` that is spelt most like `name`, or None."
     return next(iter(get_close_matches(name.lower(), names, 1, .5)), None)
@@ -126,8 +130,8 @@ def _sentence(cls, error):
     if kind == 'missing': return f'{name} is not set: give it a value in the parameters cell, and run that cell again.'
     if kind == 'value_error': return str(error['ctx']['error'])
     near = nearest(value, fields[name].description.replace(' or ', ', ').split(', ')) if kind == 'literal_error' and isinstance(value, str) else None
-    fix = f'did you mean {near}' if near else f"""put it in quotes, or behind -y '{name}: "{value}"' on the command line""" if kind == 'string_type' else 'correct it where it is set'
-    return f'{name}={value!r} is not {fields[name].description}: {fix}{"?" if near else "."}'
+    fix = f'did you mean {near}' if near else f"""put it in quotes, or behind -y '{name}: "{value}"' on the command line""" if kind == 'string_type' and isinstance(value, (int, float)) else 'correct it where it is set'
+    return f'{name}={value!r:.100} is not {fields[name].description}: {fix}{"?" if near else "."}'
 
 # %% ../nbs/14_experiment.ipynb #6ac459a0
 def _tiles(length, patch_size, what):
@@ -154,7 +158,7 @@ class Har(Experiment):
     @property
     def tiling(self): return (self.SIGNAL,), self.patch_size
 
-# %% ../nbs/14_experiment.ipynb #2498a544
+# %% ../nbs/14_experiment.ipynb #04d6a5b3
 class Images(Experiment):
     "What experiments on images set besides."
     accumulate: MaybeWhole
@@ -165,6 +169,7 @@ class Images(Experiment):
     @property
     def careful(self): return dict(on_bad=self.on_bad, bad_list=Path(self.out_dir, 'bad_images.csv'))
 
+# %% ../nbs/14_experiment.ipynb #a51e2038
 class Panda(Images):
     "Parameters of `train_panda`."
     table: MaybePlace
@@ -196,7 +201,7 @@ class Panda(Images):
     @property
     def whole_checkpoint(self): return Path(self.out_dir, 'whole')
 
-# %% ../nbs/14_experiment.ipynb #3ca7ea9d
+# %% ../nbs/14_experiment.ipynb #8d7703b0
 class Setting(NamedTuple):
     "What a preset of UltraMNIST stands for."
     image_size: int    # pixels a side
@@ -214,6 +219,7 @@ SETTINGS = {
     'paper_512':  Setting(512, 128, 9, 20000, 4000, 'resnet50', 256, 'original', 600),
     'paper_4000': Setting(4000, 400, 27, 28000, 4000, 'resnet50', 256, 'original', 1200)}
 
+# %% ../nbs/14_experiment.ipynb #5a256c2a
 class UltraMnist(Images):
     "Parameters of `train_ultramnist`."
     preset: _one_of(*SETTINGS)
