@@ -1,6 +1,7 @@
 "A step that will not fit is foretold; memory that runs out ends in a sentence, and is free again."
 import gc, weakref
 import pytest, torch
+from patchgd_nb.memory import step_bytes
 from patchgd_nb.model import PatchModel
 from patchgd_nb.patches import PatchGrid
 from patchgd_nb.sampler import CoverSampler
@@ -8,14 +9,15 @@ from patchgd_nb.strategy import ExactPatchGD, GradientDescent, PatchGD
 from patchgd_nb.trainer import Trainer
 
 
-def model(): return PatchModel('test_resnet', PatchGrid(128, 32), 3, 8, 'smaller')
-def batch(n=2): return torch.randint(256, (n, 3, 128, 128), dtype=torch.uint8), torch.zeros(n, dtype=torch.long)
+def model(): return PatchModel('test_resnet', PatchGrid(256, 64), 3, 8, 'smaller')
+def batch(n=2): return torch.randint(256, (n, 3, 256, 256), dtype=torch.uint8), torch.zeros(n, dtype=torch.long)
 
 
 @pytest.mark.parametrize('strategy', [PatchGD(CoverSampler(1/4)), ExactPatchGD(4)], ids=repr)
 def test_a_step_that_will_not_fit_is_foretold_with_one_that_does(strategy):
-    with pytest.warns(UserWarning, match=r'a step on 4 images with 4 sampled patches of each is expected to take 0\.\d+ GiB, more than the 0\.02 GiB there are: batch_size=\d fits') as said:
-        Trainer(model(), strategy, [batch(4), batch(4)], epochs=2, memory_budget='18MB', progress=False).fit()
+    half = step_bytes(model(), 2, 4)['peak'] / .9
+    with pytest.warns(UserWarning, match=r'a step on 4 images with 4 sampled patches of each is expected to take 0\.\d+ GiB, more than the 0\.\d+ GiB there are: batch_size=2 fits') as said:
+        Trainer(model(), strategy, [batch(4), batch(4)], epochs=2, memory_budget=half + 2**16, progress=False).fit()
     assert len([w for w in said if 'expected to take' in str(w.message)]) == 1      # once, not for every batch
 
 
