@@ -37,7 +37,7 @@ def trainer_of(rows, folder, workers=0, epochs=3, seed=0, batch_size=4, slides=S
     model = PatchModel(backbone, grid, 4, 8, 'smaller')
     train, valid = slides(rows, grid, augment=True), slides(rows, grid)
     torch.manual_seed(seed)
-    return Trainer(model, PatchGD(CoverSampler(1/4)), loader(train, batch_size, True, workers), loader(valid, 8, workers=workers), lr=1e-2, epochs=epochs,
+    return Trainer(model, PatchGD(CoverSampler(1/4)), loader(train, batch_size, True, workers), loader(valid, 8), lr=1e-2, epochs=epochs,
                    device='cpu', callbacks=callbacks, checkpoint=folder, progress=False, **{'save_minutes': 0} | kwargs)
 
 
@@ -106,16 +106,16 @@ class At(Callback):
         if (trainer.epoch, trainer.batch, j) == self.at: self.do()
 
 
-@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_in_a_checkpoint(tmp_path, capsys, number):
-    "In the middle of a batch, between processes that read ahead; the run goes on later as if nothing had happened."
+@pytest.mark.parametrize('number, workers', [(signal.SIGINT, 1), (signal.SIGTERM, 0)])
+def test_a_signal_ends_in_a_checkpoint(tmp_path, capsys, number, workers):
+    "In the middle of a batch; the run goes on later as if nothing had happened."
     rows, before = images_in(tmp_path / 'images', 16), [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
-    whole = trainer_of(rows, tmp_path / 'whole', 2).fit()
-    run = trainer_of(rows, tmp_path / 'run', 2, save_minutes=None, callbacks=[At(1, 2, lambda: os.kill(os.getpid(), number))]).fit()
+    whole = trainer_of(rows, tmp_path / 'whole', workers).fit()
+    run = trainer_of(rows, tmp_path / 'run', workers, save_minutes=None, callbacks=[At(1, 2, lambda: os.kill(os.getpid(), number))]).fit()
     assert (run.epoch, run.batch, run.stop) == (1, 3, True) and run.checkpoints.names() == ['e0001-b000000', 'e0001-b000003']
     assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == before
     assert 'Stopped after 1 epochs and 3 of 4 batches; fit(resume=True)' in capsys.readouterr().out
-    again = trainer_of(rows, tmp_path / 'run', 2, seed=5).fit(resume=True)
+    again = trainer_of(rows, tmp_path / 'run', workers, seed=5).fit(resume=True)
     assert weights(again) == weights(whole)
     run.callbacks.clear()
     assert weights(run.fit()) == weights(whole)      # and in the same process
@@ -134,8 +134,8 @@ def test_a_second_signal_breaks_at_once(tmp_path):
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_sigterm_from_outside_while_it_reads(tmp_path):
-    "To a process of its own, its readers included, as a cluster does."
+def test_ctrl_c_in_a_terminal_reaches_readers_too(tmp_path):
+    "Every process of the group gets it; those that read ahead leave it to the one that trains."
     rows = images_in(tmp_path / 'images', 16)
     p = ctx.Process(target=train, args=(rows, tmp_path / 'run', 1)); p.start()
     while not Checkpoints(tmp_path / 'run').names(): time.sleep(.02)
@@ -165,12 +165,12 @@ def test_a_disk_that_fills_up_costs_checkpoints_not_the_run(tmp_path, monkeypatc
     rows, fsync, calls = images_in(tmp_path / 'images', 16), os.fsync, []
     def full(handle):
         calls.append(handle)
-        if 40 < len(calls) < 60: raise OSError(28, 'No space left on device')
+        if 40 < len(calls) < 45: raise OSError(28, 'No space left on device')
         return fsync(handle)
     whole = trainer_of(rows, tmp_path / 'whole').fit()
     monkeypatch.setattr(os, 'fsync', full)
     with pytest.warns(UserWarning, match='No space left on device.*is kept, the run goes on') as said: run = trainer_of(rows, tmp_path / 'run').fit()
-    assert weights(run) == weights(whole) and len(said) == 19 and run.checkpoints.names()[-1] == 'e0003-b000000'
+    assert weights(run) == weights(whole) and len(said) == 4 and run.checkpoints.names()[-1] == 'e0003-b000000'
     assert not list((tmp_path / 'run').glob('*.part'))
 
 
@@ -194,11 +194,12 @@ def test_a_slide_that_is_deleted_while_it_is_read(tmp_path, workers):
     assert len(str(e.value).splitlines()) == 1 and Checkpoints(tmp_path / 'run').load().state['epoch'] >= 1
 
 
-def test_ten_thousand_images_in_one_folder(tmp_path):
+@pytest.mark.parametrize('n', [1000, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_thousands_of_images_in_one_folder(tmp_path, n):
     "Opened without holding on to them: no more file handles than for sixteen."
     few = images_in(tmp_path / 'images', 16)
-    for i in range(16, 10_000): os.link(few.path[i % 16], tmp_path / f'images/{i}.png')
-    rows = pd.DataFrame([(str(i), tmp_path / f'images/{i}.png', i % 4) for i in range(10_000)], columns=['image_id', 'path', 'label'])
+    for i in range(16, n): os.link(few.path[i % 16], tmp_path / f'images/{i}.png')
+    rows = pd.DataFrame([(str(i), tmp_path / f'images/{i}.png', i % 4) for i in range(n)], columns=['image_id', 'path', 'label'])
     before, now = psutil.Process().num_fds(), time.time()
     class FewBatches(Callback):
         def on_batch_end(self, trainer, result): trainer.stop = trainer.batch == 3
@@ -206,7 +207,7 @@ def test_ten_thousand_images_in_one_folder(tmp_path):
     run.valid = None
     run.fit()
     print(f'{time.time() - now:.0f} s')
-    assert run.batch == 3 and len(run.train) == 625 and psutil.Process().num_fds() <= before + 3
+    assert run.batch == 3 and len(run.train) == n // 16 and psutil.Process().num_fds() <= before + 3
 
 
 @pytest.mark.slow
