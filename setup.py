@@ -19,4 +19,4 @@ setuptools.setup(
     python_requires='>=' + cfg['min_python'],
     long_description=open('README.md', encoding='utf-8').read(), long_description_content_type='text/markdown',
     zip_safe=False,
-    entry_points={'nbdev': [f'{lib}={lib}._modidx:d']})
+    entry_points={'console_scripts': shlex.split(cfg['console_scripts']), 'nbdev': [f'{lib}={lib}._modidx:d']})

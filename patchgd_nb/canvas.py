@@ -26,7 +26,7 @@ def area_mean(
         out = np.diff(upto, axis=0).swapaxes(0, 1)
     return ((out + area // 2) // area).astype(np.uint8)
 
-# %% ../nbs/10a_canvas.ipynb #357eb505
+# %% ../nbs/10a_canvas.ipynb #c2e47e78
 BACKGROUNDS = dict(white=255, black=0)
 
 class Canvas:
@@ -42,6 +42,7 @@ class Canvas:
         self.level, self.factor = _fit(image, size) if um_per_pixel is None else _rescale(image, um_per_pixel)
         h, w = (int(n / self.factor + 1e-6) for n in image.levels[self.level])
         if max(h, w) > size: raise ValueError(f'{_name(image)} takes {h} x {w} pixels at {um_per_pixel} micrometres per pixel, more than a canvas of {size}: choose a larger canvas or more micrometres.')
+        if min(h, w) < 1: raise ValueError(f'{_name(image)} has {image.shape[0]} x {image.shape[1]} pixels, and nothing is left of them on a canvas of {size}: choose a larger canvas or leave out the image.')
         self.box = (size - h) // 2, (size - w) // 2, h, w
 
     @property
@@ -63,7 +64,7 @@ def _rescale(image, um_per_pixel):
     level = max([i for i, step in enumerate(steps) if step <= goal * 1.01], default=0)
     return level, goal / steps[level]
 
-# %% ../nbs/10a_canvas.ipynb #d01c9820
+# %% ../nbs/10a_canvas.ipynb #a899201a
 def _read(self,
     row, col,       # first pixel of the window
     height, width,  # its size
@@ -76,13 +77,17 @@ def _read(self,
     return out
 
 def _shrunk(self, r0, r1, c0, c1):
-    "Rows r0 to r1 and columns c0 to c1 of the image as it lies on the canvas."
+    "Rows r0 to r1 and columns c0 to c1 of the image as it lies on the canvas; read in strips, for what is shrunk a lot may not fit in memory."
+    step = max(1, int(2**24 / (self.factor ** 2 * (c1 - c0))))   # rows that take about 50 MB
+    return np.concatenate([self._strip(r, min(r + step, r1), c0, c1) for r in range(r0, r1, step)])
+
+def _strip(self, r0, r1, c0, c1):
     rows, cols = (np.rint(np.arange(a, b + 1) * self.factor * PART).astype(np.int64) for a, b in ((r0, r1), (c0, c1)))
     (top, bottom), (left, right) = ((int(e[0]) // PART, -(-int(e[-1]) // PART)) for e in (rows, cols))
     pixels = self.image.read(top, left, bottom - top, right - left, self.level)
     return block_mean(pixels, int(self.factor)) if self.factor == int(self.factor) else area_mean(pixels, rows - top * PART, cols - left * PART)
 
-Canvas.read, Canvas._shrunk = _read, _shrunk
+Canvas.read, Canvas._shrunk, Canvas._strip = _read, _shrunk, _strip
 
 # %% ../nbs/10a_canvas.ipynb #2a51d5a4
 def _coarse(image, scale):

@@ -9,7 +9,7 @@ __all__ = ['Controls']
 import time
 import ipywidgets as W
 
-# %% ../nbs/07c_controls.ipynb #6ca3e23e
+# %% ../nbs/07c_controls.ipynb #9a5ac6bc
 class Controls:
     "Buttons and sliders whose state a training loop reads after each inner iteration."
     def __init__(self):
@@ -47,13 +47,18 @@ class Controls:
             self.accumulate.observe(lambda c: setattr(strategy, 'accumulate', c['new'] or None), 'value')
 
     def after_inner(self):
-        "Called by the loop after an inner iteration: wait if somebody asked for it."
+        "Called by the loop after an inner iteration: wait if somebody asked for it. Returns the seconds waited."
+        if not (self.delay.value or self.pause.value): return 0.
+        began = time.perf_counter()
         if self.delay.value and not self.stopping: time.sleep(self.delay.value)
         self.hold()
+        return time.perf_counter() - began
 
     def after_batch(self):
-        "Called by the loop after a batch: hold here, if this is what was asked for."
+        "Called by the loop after a batch: hold here, if this is what was asked for. Returns the seconds waited."
+        began = time.perf_counter()
         if self.until == 'batch': self.until = None; self.hold()
+        return time.perf_counter() - began
 
     def hold(self):
         "Wait while Pause is on, unless there are steps to go."

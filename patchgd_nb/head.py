@@ -24,7 +24,7 @@ def _layer(c_in, c_out, ndim, stride=1):
     # GroupNorm: BatchNorm has no statistics for one image on a 1 x 1 grid
     return nn.Sequential(conv, nn.GroupNorm(1, c_out), nn.ReLU())
 
-# %% ../nbs/03_head.ipynb #ec76a638
+# %% ../nbs/03_head.ipynb #c1373c68
 class ConvHead(nn.Module):
     "The paper's convolutional head g: Z (B, latent_dim, *grid) to class scores (B, n_classes), for any grid."
     def __init__(self,
@@ -34,6 +34,7 @@ class ConvHead(nn.Module):
         size='original',  # one of `SIZES`
     ):
         super().__init__()
+        if not 1 <= len(shape) <= 3: raise ValueError(f'a grid of {len(shape)} axes has no convolutions: use the head "attention", or images of one to three axes.')
         same, halving, width = SIZES[size]
         widths = [latent_dim] + [width] * (same + halving)
         strides = [1] * same + [2] * halving

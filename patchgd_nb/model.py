@@ -83,7 +83,7 @@ def module_mode(
         for m, t in modes.items(): m.training = t
         for m, t in zip(norms, tracked): m.track_running_stats = t
 
-# %% ../nbs/04_model.ipynb #c4097eed
+# %% ../nbs/04_model.ipynb #331fbfe8
 class PatchModel(nn.Module):
     "A backbone f that encodes patches, the grid that says where they lie, and a head g that reads Z: g(Z(f(patches)))."
     def __init__(self,
@@ -94,11 +94,13 @@ class PatchModel(nn.Module):
         head='original',   # a size of `head.SIZES`, 'attention', or a module from Z to class scores
         pretrained=False,  # fetch weights trained on ImageNet for the backbone
         in_chans=3,        # channels of the images
+        blank=None,        # pixel value of blank patches (255: white), encoded once for all of them; unless given, their latent is zeros
     ):
         super().__init__()
+        if blank is not None and not 0 <= blank <= 255: raise ValueError(f'blank={blank} is not a pixel value: give 0 (black) to 255 (white), or None.')
         if isinstance(backbone, str): backbone = make_backbone(backbone, latent_dim, grid.patch_size, pretrained, in_chans)
         if isinstance(head, str): head = make_head(head, latent_dim, grid.shape, n_classes)
-        self.grid, self.latent_dim, self.n_classes = grid, latent_dim, n_classes
+        self.grid, self.latent_dim, self.n_classes, self.blank = grid, latent_dim, n_classes, blank
         self.backbone, self.head, self.normalize = backbone, head, Normalize(backbone, in_chans)
 
     @property
@@ -111,6 +113,8 @@ class PatchModel(nn.Module):
     ):
         "The latents of `patches`: (..., latent_dim)."
         lead = patches.shape[:-(self.grid.ndim + 1)]
+        # only from pinned memory does a GPU copy while it computes
+        if self.device.type == 'cuda' and patches.device.type == 'cpu': patches = patches.pin_memory()
         x = patches.to(self.device, non_blocking=True).flatten(0, len(lead) - 1) if lead else patches.to(self.device)[None]
         if len(x) == 0: return torch.zeros(*lead, self.latent_dim, device=self.device, dtype=self.dtype)
         # a single patch has no batch statistics: BatchNorm then uses its running ones
@@ -119,16 +123,26 @@ class PatchModel(nn.Module):
         with module_mode(self.backbone, 'running') if len(x) == 1 else nullcontext():
             return self.backbone(x).reshape(*lead, self.latent_dim)
 
-# %% ../nbs/04_model.ipynb #5862f5b2
+# %% ../nbs/04_model.ipynb #14e487e0
 def _cells(self,
     images,        # (B, C, *image_size) or a list of B lazily read images
     content=None,  # (B, K), above 0 where a patch has content; every patch unless given
 ):
-    "The cells that are encoded, (N, 2) rows of (image, patch index) in order; the others are blank and keep a latent of zeros."
+    "The cells that are encoded, (N, 2) rows of (image, patch index) in order; the others are blank."
     if content is None: content = torch.ones(len(images), len(self.grid))
     if tuple(content.shape) != (len(images), len(self.grid)):
         raise ValueError(f'content of shape {tuple(content.shape)} does not fit {len(images)} images of {len(self.grid)} patches: give one number per patch.')
-    return (content > 0).nonzero().to(self.device)
+    return (content.cpu() > 0).nonzero()   # on the CPU, where pixels are cut: reading them waits for no device
+
+@torch.no_grad()
+def _blank_z(self,
+    batch,  # images B
+):
+    "Z of images that are blank all over, (B, K, latent_dim): zeros, or the latent of a patch of the value `blank`, by running statistics."
+    z = torch.zeros(batch, len(self.grid), self.latent_dim, device=self.device, dtype=self.dtype)
+    if self.blank is None: return z
+    patch = torch.full((len(self.normalize.mean), *self.grid.patch_size), self.blank, dtype=torch.uint8)
+    with module_mode(self.backbone, 'eval'): return z + self.encode(patch)
 
 @torch.no_grad()
 def _fill(self,
@@ -137,18 +151,19 @@ def _fill(self,
     content=None,  # (B, K), above 0 where a patch has content; every patch unless given
     mode='eval',   # what BatchNorm and dropout do meanwhile, see `module_mode`
     cells=None,    # (N, 2): fill only these
+    z=None,        # (B, K, latent_dim), what the other cells hold; blank unless given
 ):
     "Z-filling: every patch with content encoded without gradient, (B, latent_dim, *grid.shape) (Algorithm 2 of the paper)."
     cells = self.cells(images, content) if cells is None else cells
-    z = torch.zeros(len(images), len(self.grid), self.latent_dim, device=self.device, dtype=self.dtype)
+    z = self.blank_z(len(images)) if z is None else z
     with module_mode(self.backbone, mode):
         parts = cells.split(chunk * len(images))
         for part, patches in zip(parts, self.grid.stream(images, parts)): z[part[:, 0], part[:, 1]] = self.encode(patches).to(z.dtype)
     return z.transpose(1, 2).unflatten(2, self.grid.shape).contiguous()
 
-PatchModel.cells, PatchModel.fill = _cells, _fill
+PatchModel.cells, PatchModel.blank_z, PatchModel.fill = _cells, _blank_z, _fill
 
-# %% ../nbs/04_model.ipynb #1f5f2385
+# %% ../nbs/04_model.ipynb #a000ff2a
 def _forward(self,
     images,        # (B, C, *image_size) or a list of B lazily read images
     content=None,  # (B, K), above 0 where a patch has content; every patch unless given
@@ -157,8 +172,7 @@ def _forward(self,
     "Class scores (B, n_classes) through every patch with content; with gradient, all patches are encoded in one go."
     if not torch.is_grad_enabled(): return self.head(self.fill(images, chunk, content))
     cells = self.cells(images, content)
-    z = torch.zeros(len(images), len(self.grid), self.latent_dim, device=self.device, dtype=self.dtype)
-    z = z.index_put((cells[:, 0], cells[:, 1]), self.encode(self.grid.gather(images, cells)).to(z.dtype))
+    z = self.blank_z(len(images)).index_put(tuple(cells.to(self.device).T), self.encode(self.grid.gather(images, cells)).to(self.dtype))
     return self.head(z.transpose(1, 2).unflatten(2, self.grid.shape))
 
 PatchModel.forward = _forward

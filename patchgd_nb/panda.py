@@ -6,10 +6,10 @@
 __all__ = ['GLEASON', 'COLUMNS', 'SCORES', 'plan_cohort', 'make_mini_panda', 'read_panda', 'row_problems', 'fold_numbers',
            'split_folds', 'odd_pair', 'prepare_panda', 'cut_regions']
 
-# %% ../nbs/12_panda.ipynb #1d8498ee
+# %% ../nbs/12_panda.ipynb #4b69eac3
 from functools import partial
 from pathlib import Path
-import json, os
+import json, os, re
 import numpy as np, pandas as pd
 from loky import ProcessPoolExecutor
 from sklearn.model_selection import StratifiedKFold
@@ -18,7 +18,8 @@ from .biopsy import draw_biopsy
 from .canvas import Canvas, glass_level, overview
 from .images import open_image, write_pyramid
 from .prepare import look_through, same_files, write_text
-from .slides import BadList, plain_name, read_table, use_rows
+from .slides import BadList, read_table, use_rows
+from .untrusted import plain_name
 
 # %% ../nbs/12_panda.ipynb #7f953485
 GLEASON = {0: [(0, 0)], 1: [(3, 3)], 2: [(3, 4)], 3: [(4, 3)], 4: [(4, 4), (4, 4), (3, 5), (5, 3)], 5: [(4, 5), (5, 4), (5, 5)]}
@@ -61,7 +62,7 @@ def make_mini_panda(
     os.replace(out / 'train.csv.part', out / 'train.csv')
     return out
 
-# %% ../nbs/12_panda.ipynb #a584cc1e
+# %% ../nbs/12_panda.ipynb #63e5976d
 def read_panda(
     data_dir,          # folder with `train.csv` and `train_images/`
     table=None,        # another table of its slides, as `prepare_panda` writes it
@@ -85,10 +86,10 @@ def row_problems(csv, rows):
         if not plain_name(r.image_id): return ValueError(f'{where}image_id {r.image_id!r} is not a plain file name: use letters, digits, - and _.')
         if r.isup_grade not in list('012345'): return ValueError(f'{where}isup_grade {r.isup_grade!r} of {r.image_id} is not one of 0 to 5: correct or remove the row.')
         if first[r.image_id] != i: return ValueError(f'{where}{r.image_id} is named more than once: keep one row per slide.')
-        if not r.path.is_file(): return FileNotFoundError(f'{r.path} is missing though {csv} names it: add the slide or remove its row.')
+        if not os.path.isfile(r.path): return FileNotFoundError(f'{r.path} is missing though {csv} names it: add the slide or remove its row.')
     return [problem(i, r) for i, r in enumerate(rows.itertuples())]
 
-# %% ../nbs/12_panda.ipynb #025bb56e
+# %% ../nbs/12_panda.ipynb #10c6ec21
 def fold_numbers(
     rows,     # a table as `read_panda` gives it
     folds=5,  # parts
@@ -96,6 +97,7 @@ def fold_numbers(
 ):
     "For each row its part, 0 to folds - 1: equal shares of each grade and provider in every part."
     if len(rows) < folds: raise ValueError(f'{len(rows)} slides cannot be split into {folds} folds: add slides or choose fewer folds.')
+    if folds < 2: return np.zeros(len(rows), int)
     strata = rows.data_provider + rows.isup_grade.astype(str)
     if strata.value_counts().min() < folds: strata = rows.isup_grade
     if strata.value_counts().min() < folds: strata = rows.isup_grade * 0   # too few slides to balance anything
@@ -111,6 +113,9 @@ def split_folds(
 ):
     "Training and validation rows; part `fold` validates."
     if not 0 <= fold < folds: raise ValueError(f'fold={fold} is not one of 0 to {folds - 1}.')
+    if 'fold' in rows:
+        for name, f in zip(rows.image_id, rows.fold.astype(str)):
+            if not re.fullmatch('[0-9]{1,6}', f): raise ValueError(f'fold {f[:60]!r} of {name} is not a whole number: correct or remove the row.')
     part = rows.fold.astype(int) if 'fold' in rows else fold_numbers(rows, folds, seed)
     if not 0 < (part == fold).sum() < len(rows): raise ValueError(f'the table has no slides in fold {fold}, or no others: its column fold holds {sorted(set(part))}.')
     return rows[part != fold].reset_index(drop=True), rows[part == fold].reset_index(drop=True)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['decode', 'look_at', 'look_through', 'same_files', 'write_text', 'read_images', 'prepare_tcga', 'prepare_folder']
 
-# %% ../nbs/10c_prepare.ipynb #1bce0fce
+# %% ../nbs/10c_prepare.ipynb #036020b6
 from collections import defaultdict
 from functools import partial
 from pathlib import Path
@@ -16,6 +16,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 from tqdm import tqdm
 from .images import PHOTOS, open_image
 from .slides import BadList, read_table, use_rows
+from .untrusted import fits_a_cell
 
 # %% ../nbs/10c_prepare.ipynb #8ada006c
 def decode(
@@ -25,7 +26,7 @@ def decode(
     for level, (height, width) in enumerate(image.levels):
         for r in range(0, height, 512): image.read(r, 0, min(512, height - r), width, level)
 
-# %% ../nbs/10c_prepare.ipynb #5f22aec5
+# %% ../nbs/10c_prepare.ipynb #d9a9a11d
 def look_at(
     path,        # a file
     quick=True,  # open it only
@@ -64,7 +65,13 @@ def _read_seen(file):
     if not file.exists(): return {}
     lines = file.read_bytes().split(b'\n')
     if lines[-1]: os.truncate(file, file.stat().st_size - len(lines[-1]))
-    return {d['path']: d for d in map(json.loads, lines[:-1])}
+    return {d['path']: d for d in map(_entry, lines[:-1]) if d}
+
+def _entry(line):
+    "What a line says of a file; None if it is damaged, so that the file is looked at again."
+    try: found = json.loads(line)
+    except (ValueError, RecursionError): return None
+    return found if isinstance(found, dict) and {'path', 'stamp', 'error'} <= found.keys() and isinstance(found['path'], str) else None
 
 # %% ../nbs/10c_prepare.ipynb #fcd5f8bc
 def same_files(
@@ -79,19 +86,20 @@ def same_files(
         else: same_size.append(p)
     return out
 
-# %% ../nbs/10c_prepare.ipynb #41edbe8b
+# %% ../nbs/10c_prepare.ipynb #4b53714d
 def write_text(
     path,  # file to write
     text,  # its content
 ):
     "Write a text file that appears under its name only when it is whole."
     part = Path(f'{path}.part')
-    part.write_text(text)
+    part.write_text(text, encoding='utf-8', errors='backslashreplace')   # a file's name need not be text
     os.replace(part, path)
 
 def _write_images(rows, data_dir, out, quick, workers, progress, split):
     "Look through the images of a table, split what can be used by `split(rows)`, write `images.csv` and `problems.csv`."
     out.mkdir(parents=True, exist_ok=True)
+    rows = rows.assign(problem=[_odd_name(*row) or row[-1] for row in zip(rows.path, rows.image_id.duplicated(), rows.problem)])
     paths = [Path(data_dir) / p for p in rows.path]
     there = [p for p, problem in zip(paths, rows.problem) if not problem]
     found, twins = look_through(there, out, quick, workers=workers, progress=progress), same_files(there)
@@ -102,6 +110,11 @@ def _write_images(rows, data_dir, out, quick, workers, progress, split):
     write_text(out / 'images.csv', split(good).to_csv(index=False))
     return dict(images=len(rows), usable=len(good), problems=len(rows) - len(good), classes=sorted(set(good['class'])))
 
+def _odd_name(path, twice, problem):
+    "What is wrong with a file's name, or None."
+    if not fits_a_cell(path): return f'{path!r} is no name that a table can hold: rename the file.'
+    if twice and not problem: return f'{path} has the name of another image: rename one of them.'
+
 def read_images(
     table,           # `images.csv`
     data_dir,        # folder that its paths begin at
@@ -110,14 +123,16 @@ def read_images(
 ):
     "A table of images, checked, with `path` and `label`, the number of its class in alphabetical order."
     rows = read_table(table, ['image_id', 'path', 'class'])
-    def problem(line, path):
-        if os.path.isabs(path) or os.path.normpath(path).startswith('..'): return ValueError(f'{table}, line {line}: path {path!r} leads out of {data_dir}: correct or remove the row.')
-        if not (Path(data_dir) / path).is_file(): return FileNotFoundError(f'{table}, line {line}: there is no {Path(data_dir) / path}: add the image or remove its row.')
+    def problem(line, path, name, label, twice):
+        if not name.strip() or not label.strip(): return ValueError(f'{table}, line {line}: an image_id or a class is empty: fill it in or remove the row.')
+        if os.path.isabs(path) or '..' in Path(path).parts: return ValueError(f'{table}, line {line}: path {path!r} leads out of {data_dir}: correct or remove the row.')
+        if twice: return ValueError(f'{table}, line {line}: {name!r} is named more than once: keep one row per image.')
+        if not os.path.isfile(Path(data_dir) / path): return FileNotFoundError(f'{table}, line {line}: there is no {Path(data_dir) / path}: add the image or remove its row.')
     classes = {c: i for i, c in enumerate(sorted(set(rows['class'])))}
-    rows = use_rows(rows, [problem(line, p) for line, p in enumerate(rows.path, 2)], BadList(on_bad, bad_list))
+    rows = use_rows(rows, [problem(line, *row) for line, row in enumerate(zip(rows.path, rows.image_id, rows['class'], rows.image_id.duplicated()), 2)], BadList(on_bad, bad_list))
     return rows.assign(label=[classes[c] for c in rows['class']], path=[Path(data_dir) / p for p in rows.path])
 
-# %% ../nbs/10c_prepare.ipynb #e88e47e4
+# %% ../nbs/10c_prepare.ipynb #36aa0d10
 def prepare_tcga(
     slides,         # folder with the slides, in folders of their own or not
     labels,         # table with columns `id` and `label`; an id is a slide's file name, its barcode, or its patient's
@@ -147,7 +162,8 @@ def _patient_folds(rows, folds, seed):
     "Balanced by label, a patient in one part only."
     folds, fold = min(folds, rows.patient.nunique()), np.zeros(len(rows), int)
     if folds > 1:
-        split = StratifiedGroupKFold(folds, shuffle=True, random_state=seed).split(rows, rows['class'], rows.patient)
+        few = rows['class'].value_counts().max() < folds   # too few slides to balance anything
+        split = StratifiedGroupKFold(folds, shuffle=True, random_state=seed).split(rows, fold if few else rows['class'], rows.patient)
         for f, (_, held) in enumerate(split): fold[held] = f
     return rows.assign(fold=fold)
 

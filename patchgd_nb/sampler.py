@@ -8,10 +8,11 @@ __all__ = ['cover_steps', 'PatchSampler', 'CoverSampler', 'UniformSampler', 'Wei
 # %% ../nbs/01_sampler.ipynb #b413b74a
 import torch
 
-# %% ../nbs/01_sampler.ipynb #4d73e78a
+# %% ../nbs/01_sampler.ipynb #3322bf4a
 def _counts(content, fraction):
     "Patches that one inner iteration samples of each image: `fraction` of those with content, rounded up."
-    return torch.ceil((content > 0).sum(1).double() * fraction - 1e-9).long()
+    total = (content > 0).sum(1)
+    return torch.ceil(total.double() * fraction - 1e-9).long().clamp(min=1).minimum(total)
 
 def cover_steps(
     content,   # (B, K), above 0 where a patch may be sampled
@@ -40,7 +41,7 @@ class PatchSampler:
         content = content.cpu()
         return self.draw(content, steps or cover_steps(content, self.fraction))
 
-# %% ../nbs/01_sampler.ipynb #423e188a
+# %% ../nbs/01_sampler.ipynb #81cfc1ed
 class CoverSampler(PatchSampler):
     "Deals every patch with content once over the inner iterations, then again in a new order: a cover, no repeats."
     def draw(self, content, steps):
@@ -50,12 +51,12 @@ class CoverSampler(PatchSampler):
 
     def _deal(self, content, hands, n):
         "The first `n` of `hands` parts of a random order of each image's patches; their sizes differ by at most one."
-        keys = torch.rand(content.shape).masked_fill(content <= 0, 2.)   # blank patches come last, beyond every hand
+        keys = torch.rand(content.shape).masked_fill(~(content > 0), 2.)   # blank patches come last, beyond every hand
         rank = keys.argsort(1).argsort(1)
         total = (content > 0).sum(1, keepdim=True).clamp(min=1)   # an image that is all blank has none
         return ((rank * hands // total) == torch.arange(n)[:, None, None]) & (content > 0)
 
-# %% ../nbs/01_sampler.ipynb #92db591c
+# %% ../nbs/01_sampler.ipynb #9ebe1e04
 class UniformSampler(PatchSampler):
     "Draws patches anew in every inner iteration, each patch with content alike."
     def weights(self, content): return (content > 0).float()
@@ -63,8 +64,8 @@ class UniformSampler(PatchSampler):
     def draw(self, content, steps):
         w, count = self.weights(content), _counts(content, self.fraction)
         # the largest of u^(1/w) are a draw without replacement in proportion to w (Efraimidis and Spirakis, 2006)
-        keys = torch.rand(steps, *w.shape).log() / w.clamp(min=1e-12)
-        rank = keys.masked_fill(w <= 0, -torch.inf).argsort(-1, descending=True).argsort(-1)
+        keys = torch.rand(steps, *w.shape).log().clamp(min=-99.) / w.clamp(min=1e-12)   # a 0 drawn is no blank patch
+        rank = keys.masked_fill(~(w > 0), -torch.inf).argsort(-1, descending=True).argsort(-1)
         return rank < count[:, None]
 
 # %% ../nbs/01_sampler.ipynb #1d20e373

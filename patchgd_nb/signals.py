@@ -5,12 +5,14 @@
 # %% auto #0
 __all__ = ['CHANNELS', 'ACTIVITIES', 'read_har', 'make_signals', 'signal_backbone']
 
-# %% ../nbs/13_signals.ipynb #26c46201
+# %% ../nbs/13_signals.ipynb #470d098d
 from pathlib import Path
+import zipfile
 import numpy as np, torch
 from torch import nn
+from .untrusted import why
 
-# %% ../nbs/13_signals.ipynb #01c9c7c0
+# %% ../nbs/13_signals.ipynb #33debd83
 CHANNELS = [f'{kind}_{axis}' for kind in ('body_acc', 'body_gyro', 'total_acc') for axis in 'xyz']
 ACTIVITIES = ['walking', 'walking upstairs', 'walking downstairs', 'sitting', 'standing', 'lying']
 
@@ -19,24 +21,36 @@ def _read_split(folder, split):
     files = [folder / split / 'Inertial Signals' / f'{c}_{split}.txt' for c in CHANNELS] + [folder / split / f'y_{split}.txt']
     for f in files:
         if not f.is_file(): raise FileNotFoundError(f'there is no {f}: the folder must be laid out as UCI HAR is, or hold one .npz file.')
-    try: *x, y = [np.loadtxt(f, dtype=np.float32, ndmin=2) for f in files]
-    except ValueError as e: raise ValueError(f'the tables of {folder / split} cannot be read ({e}): unpack the data set again.') from e
-    return np.stack(x, 1), y[:, 0].astype(int)
+    try:
+        *x, y = [np.loadtxt(f, dtype=np.float32, ndmin=2) for f in files]
+        return np.stack(x, 1), y.squeeze(1)
+    except Exception as e: raise ValueError(f'the tables of {folder / split} cannot be read ({why(e)}): unpack the data set again.') from e
 
-# %% ../nbs/13_signals.ipynb #fb8629ca
+def _read_packed(path):
+    "The four arrays of an .npz file; how much they unpack to is looked at before."
+    try:
+        with zipfile.ZipFile(path) as f:
+            if (size := sum(i.file_size for i in f.infolist())) > 2**31: raise ValueError(f'it would unpack to {size:,} bytes')
+        with np.load(path, allow_pickle=False) as f: parts = [f[k] for k in ('X_train', 'y_train', 'X_test', 'y_test')]
+        if odd := [p.dtype for p in parts if p.dtype.kind not in 'biuf']: raise ValueError(f'it holds {odd[0]}')
+        return [p.astype(np.float32) for p in parts]
+    except Exception as e: raise ValueError(f'{path} cannot be read ({why(e)}): it should hold X_train, y_train, X_test and y_test, as numbers.') from e
+
+# %% ../nbs/13_signals.ipynb #2dc8b27a
 def read_har(
     data_dir,  # UCI HAR's folder, or one with a single .npz file
 ):
     "Signals (N, 9, 128) float32 and activities 0 to 5 (N,): `X_train, y_train, X_test, y_test`."
     data_dir = Path(data_dir)
-    packed = sorted(data_dir.glob('*.npz'))
-    if packed:
-        with np.load(packed[0], allow_pickle=False) as f: parts = [f[k] for k in ('X_train', 'y_train', 'X_test', 'y_test')]
+    packed = [p for p in sorted(data_dir.glob('*.npz')) if p.is_file()]
+    if packed: parts = _read_packed(packed[0])
     else: parts = [*_read_split(data_dir, 'train'), *_read_split(data_dir, 'test')]
     for x, y in (parts[:2], parts[2:]):
-        if x.shape[1:] != (9, 128) or len(x) != len(y): raise ValueError(f'{data_dir} holds signals of shape {x.shape} and {len(y)} labels: they should be (N, 9, 128) and N.')
-        if not np.isin(y, range(1, 7)).all(): raise ValueError(f'{data_dir} has the label {y[~np.isin(y, range(1, 7))][0]}: activities are 1 to 6.')
-    return parts[0].astype(np.float32), parts[1] - 1, parts[2].astype(np.float32), parts[3] - 1
+        if x.shape[1:] != (9, 128) or x.shape[:1] != y.shape or not len(y): raise ValueError(f'{data_dir} holds signals of shape {x.shape} and {y.size} labels: they should be (N, 9, 128) and N.')
+        if not np.isfinite(x).all(): raise ValueError(f'{data_dir} has a signal that is not a number (window {np.argwhere(~np.isfinite(x))[0][0]}): unpack the data set again.')
+        if not np.isin(y, range(1, 7)).all(): raise ValueError(f'{data_dir} has the label {y[~np.isin(y, range(1, 7))][0]:g}: activities are 1 to 6.')
+    x, y, x_test, y_test = parts
+    return x, y.astype(int) - 1, x_test, y_test.astype(int) - 1
 
 # %% ../nbs/13_signals.ipynb #106b03d7
 def make_signals(

@@ -32,7 +32,7 @@ class Trainer:
     def __init__(self,
         model,             # a PatchModel or WholeModel
         strategy,          # how one batch updates the model
-        train,             # batches to learn from: (images, labels[, content[, names]]); a DataLoader, say
+        train,             # batches to learn from: (images, labels[, content[, names[, turns]]]); a DataLoader, say
         valid=None,        # batches to validate on
         lr=1e-3,           # highest learning rate
         epochs=10,         # passes over `train`
@@ -130,13 +130,14 @@ def _tick(self):
     now = time.perf_counter()
     self.seconds, self.clock = self.seconds + now - self.clock, now
 
-def _batch(self, images, labels, content=None, ids=None):
+def _batch(self, images, labels, content=None, ids=None, turns=None):
     _check_labels(labels, getattr(self.model, 'n_classes', None), ids)
     self.current = images, labels, content, ids
     lr = self.lr * warm_then_linear(self.progress, self.warmup)
     for g in self.optimizer.param_groups: g['lr'] = lr
+    keep = dict(names=ids, turns=turns) if getattr(self.strategy, 'keeps', False) else {}
     result = self.strategy.step(self.model, images, labels, self.optimizer, content=content, precision=self.precision,
-                                on_inner=lambda *a: self._call('on_inner', *a))
+                                on_inner=lambda *a: self._call('on_inner', *a), **keep)
     losses = result.losses.cpu()   # the one synchronisation with the device in a batch
     if not losses.isfinite().all(): raise self._lost('the loss', float(losses[~losses.isfinite()][0]))
     self._tick()

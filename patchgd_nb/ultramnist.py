@@ -6,27 +6,33 @@
 __all__ = ['IDX', 'WAYS', 'FORMATS', 'read_idx', 'digit_pool', 'digits_of_sum', 'digit_sizes', 'place_boxes', 'plan_image',
            'draw_image', 'make_ultramnist', 'read_ultramnist', 'UltraMNIST']
 
-# %% ../nbs/11_ultramnist.ipynb #dd28694b
+# %% ../nbs/11_ultramnist.ipynb #092e3f1f
+from math import prod
 from pathlib import Path
 import gzip, os, re
 import numpy as np, pandas as pd
 from loky import ProcessPoolExecutor
 from PIL import Image
 from tqdm import tqdm
+from .untrusted import why
 
-# %% ../nbs/11_ultramnist.ipynb #06407d2e
+# %% ../nbs/11_ultramnist.ipynb #882b3480
 def read_idx(
     path,  # an IDX file of bytes, packed with gzip or not
 ):
     "The numbers of an IDX file, uint8, shaped as it says."
     try:
-        data = gzip.open(path).read() if str(path).endswith('.gz') else Path(path).read_bytes()
-        shape = tuple(int.from_bytes(data[4 + 4 * i:8 + 4 * i], 'big') for i in range(data[3]))
-        if data[:3] != b'\0\0\x08': raise ValueError('it does not begin as one')
-        return np.frombuffer(data, np.uint8, offset=4 + 4 * len(shape)).reshape(shape)
-    except (OSError, EOFError, ValueError, IndexError) as e: raise ValueError(f'{path} is not a whole IDX file of MNIST ({e}): download it again.') from e
+        with (gzip.open if str(path).endswith('.gz') else open)(path, 'rb') as f:
+            kind = f.read(4)
+            if kind[:3] != b'\0\0\x08' or not 1 <= kind[3] <= 4: raise ValueError('it does not begin as one')
+            shape = tuple(int.from_bytes(f.read(4), 'big') for _ in range(kind[3]))
+            if (n := prod(shape)) > 2**30: raise ValueError(f'it says that it holds {n:,} numbers, more than is safe')
+            data = f.read(n + 1)   # never more than it says, however much is packed in it
+        if not n or len(data) != n: raise ValueError(f'it says that it holds {n:,} numbers and holds {"more" if len(data) > n else f"{len(data):,}"}')
+        return np.frombuffer(data, np.uint8).reshape(shape)
+    except Exception as e: raise ValueError(f'{path} is not a whole IDX file of MNIST ({why(e)}): download it again.') from e
 
-# %% ../nbs/11_ultramnist.ipynb #1f7ad70b
+# %% ../nbs/11_ultramnist.ipynb #c45aa43a
 IDX = dict(train=('train-images-idx3-ubyte', 'train-labels-idx1-ubyte'), valid=('t10k-images-idx3-ubyte', 't10k-labels-idx1-ubyte'))
 
 def _idx_pool(folder, split):
@@ -35,7 +41,10 @@ def _idx_pool(folder, split):
         for p in (Path(folder) / f'{name}.gz', Path(folder) / name):
             if p.is_file(): return read_idx(p)
         raise FileNotFoundError(f'there is no {name} or {name}.gz in {folder}: a folder of MNIST holds the four original IDX files.')
-    return tuple(find(name) for name in IDX[split])
+    images, labels = (find(name) for name in IDX[split])
+    if images.ndim != 3 or labels.shape != images.shape[:1] or set(np.unique(labels)) != set(range(10)):
+        raise ValueError(f'the {split} digits in {folder} are {images.shape} numbers with {labels.shape} labels up to {labels.max()}: they should be (n, height, width) and (n), with every digit from 0 to 9.')
+    return images, labels
 
 def _sklearn_pool(split):
     "Three quarters of scikit-learn's digits to train with, the others to validate."
@@ -195,7 +204,7 @@ def _write_tables(out, pools, jobs):
         rows = [(name, sum(b[3] for b in plan)) for name, (s, plan) in plans.items() if s == split]
         _write_table(rows, ['image_id', 'digit_sum'], out / f'{split}.csv')
 
-# %% ../nbs/11_ultramnist.ipynb #7719116d
+# %% ../nbs/11_ultramnist.ipynb #bcb886a3
 def read_ultramnist(
     data_dir,        # folder with `images/`, `train.csv` and `valid.csv`
     split,           # 'train' or 'valid'
@@ -208,14 +217,15 @@ def read_ultramnist(
     if not csv.is_file(): raise FileNotFoundError(f'there is no {csv}: data_dir must hold train.csv, valid.csv and images/, as make_ultramnist writes them.')
     rows = read_table(csv, ['image_id', 'digit_sum'])
     files = {p.stem: p for p in sorted((Path(data_dir) / 'images').glob('*')) if p.suffix in ('.png', '.jpeg')}
-    def problem(line, name, total):
+    def problem(line, name, total, twice):
+        if twice: return ValueError(f'{csv}, line {line}: {name!r} is named more than once: keep one row per image.')
         if not re.fullmatch(r'[0-9]{1,2}', total) or int(total) > 45: return ValueError(f'{csv}, line {line}: digit_sum {total!r} of {name!r} is not one of 0 to 45: correct or remove the row.')
-        if name not in files: return FileNotFoundError(f'{csv}, line {line}: there is no images/{name}.png or .jpeg: add the image or remove its row.')
-    problems = [problem(line, *row) for line, row in enumerate(zip(rows.image_id, rows.digit_sum), 2)]
+        if name not in files: return FileNotFoundError(f'{csv}, line {line}: there is no {name!r}.png or .jpeg in images: add the image or remove its row.')
+    problems = [problem(line, *row) for line, row in enumerate(zip(rows.image_id, rows.digit_sum, rows.image_id.duplicated()), 2)]
     rows = use_rows(rows, problems, BadList(on_bad, bad_list))
     return rows.assign(digit_sum=rows.digit_sum.astype(int), label=rows.digit_sum.astype(int), path=[files[n] for n in rows.image_id])
 
-# %% ../nbs/11_ultramnist.ipynb #1452e83c
+# %% ../nbs/11_ultramnist.ipynb #d09d0957
 class UltraMNIST:
     "A data set of images with their sums: (image (1, size, size) uint8, digit_sum, content (K,), name) each."
     def __init__(self,
@@ -238,8 +248,8 @@ class UltraMNIST:
 
     def pixels(self, path):
         try:
-            with Image.open(path) as picture: pixels = np.array(picture.convert('L')) if picture.size == self.grid.image_size[::-1] else picture.size
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as e: raise ValueError(f'{path} cannot be read as an image ({e}): make or copy it again, or remove its row.') from e
+            with Image.open(path, formats=['PNG', 'JPEG']) as picture: pixels = np.array(picture.convert('L')) if picture.size == self.grid.image_size[::-1] else picture.size
+        except Exception as e: raise ValueError(f'{path} cannot be read as an image ({why(e)}): make or copy it again, or remove its row.') from e
         if isinstance(pixels, tuple): raise ValueError(f'{path} has {pixels[1]} x {pixels[0]} pixels, but the grid is made for {self.grid.image_size[0]} x {self.grid.image_size[1]}: choose the size it was made with.')
         return pixels
 

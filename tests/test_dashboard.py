@@ -104,7 +104,7 @@ def test_a_frame_of_a_trace_survives_the_disk(tmp_path):
 def test_a_view_that_fails_is_said_and_training_goes_on():
     class Broken(PatchGDDashboard):
         def show(self, i): raise OSError('the page is gone')
-        def draw_curves(self): raise RuntimeError('no curves')
+        def draw_numbers(self): raise RuntimeError('no curves')
     dash = Broken('widgets')
     run = train(PatchGrid(48, 8), PatchGD(CoverSampler(1 / 4)), [dash])
     assert run.epoch == 2 and {'OSError: the page is gone', 'RuntimeError: no curves'} <= set(dash.errors) and 'training goes on' in dash.problem.value
@@ -112,15 +112,19 @@ def test_a_view_that_fails_is_said_and_training_goes_on():
 
 
 def test_frames_cost_a_small_share_of_the_time():
-    "By the clock of the watch itself: after the first, no frame is due while the share is used up."
-    watch = Watch(share=.05, every=0)
+    "By the clock of the watch itself: after the first, no frame is due while one more would not fit into the share."
+    watch = Watch(share=.1, every=0)
     assert watch.due()
     watch.timed(lambda: time.sleep(.01))
     assert watch.due()
     watch.timed(lambda: time.sleep(.05))
     assert not watch.due()
     time.sleep(.2); assert not watch.due()
-    time.sleep(1.); assert watch.due()
+    time.sleep(1.4); assert watch.due()
+    watch.seen = 10          # fast inner iterations: their share is that of 50 ms each, not enough yet for a second frame
+    assert not watch.due()
+    watch.seen = 30
+    assert watch.due()
 
 
 @pytest.mark.parametrize('head', ['smaller', 'original'])
@@ -265,3 +269,131 @@ def test_in_jupyterlab_while_it_trains(lab, page):
     page.keyboard.press('Home')
     until(lambda: state()['shown'] is not None and pixels(again) != newest, 20, 'slider')
     assert state()['shown'] < [state()['epoch'], state()['batch'], state()['j']]
+
+
+def notebook(*cells): return nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in cells], metadata={'kernelspec': {'display_name': 'python3', 'language': 'python', 'name': 'python3'}})
+
+
+TRAIN = '''
+import time, torch
+from patchgd_nb.dashboard import PatchGDDashboard
+from patchgd_nb.model import PatchModel
+from patchgd_nb.patches import PatchGrid
+from patchgd_nb.sampler import CoverSampler
+from patchgd_nb.strategy import PatchGD
+from patchgd_nb.trainer import Callback, Trainer
+def train(dash, size, epochs, *more):
+    torch.manual_seed(0)
+    data = [(torch.randint(0, 255, (2, 3, size, size), dtype=torch.uint8), torch.tensor([0, 1]))] * 4
+    model = PatchModel('test_resnet', PatchGrid(size, 16), 2, latent_dim=16, head='smaller')
+    return Trainer(model, PatchGD(CoverSampler(1/4)), data, epochs=epochs, callbacks=[dash, *more], device='cpu', progress=False).fit()
+'''
+
+
+def test_a_broken_connection_is_no_harm(monkeypatch):
+    "Every message to the page fails, the one that would say so included; the weights are those of a run without a view."
+    from ipywidgets import Widget
+    def gone(self, *args, **kwargs): raise OSError('the connection is gone')
+    dash, alone = PatchGDDashboard('widgets'), train(PatchGrid(48, 8), PatchGD(CoverSampler(1 / 4)))
+    dash.watch.due = lambda: True
+    opened = dash.open
+    def then_broken():
+        opened()
+        monkeypatch.setattr(Widget, 'send_state', gone)
+        monkeypatch.setattr(Widget, 'notify_change', gone)
+    dash.open = then_broken
+    run = train(PatchGrid(48, 8), PatchGD(CoverSampler(1 / 4)), [dash])
+    assert run.epoch == 2 and 'OSError: the connection is gone' in dash.errors and torch.equal(weights(run), weights(alone))
+
+
+def test_a_view_that_cannot_open_is_no_harm(monkeypatch):
+    monkeypatch.setattr('patchgd_nb.dashboard.PatchView', None)
+    dash = PatchGDDashboard('widgets')
+    assert train(PatchGrid(48, 8), PatchGD(CoverSampler(1 / 4)), [dash]).epoch == 2 and dash.errors and dash.controls is None
+
+
+@pytest.mark.parametrize('strategy', [lambda: PatchGD(CoverSampler(1 / 4)), lambda: GradientDescent()])
+def test_gauges_say_where_the_run_is(strategy):
+    dash, said = PatchGDDashboard('widgets', budget=1e-3), []
+    dash.watch.due = dash.watch.affordable = lambda: True
+    dash.numbers_if_due = lambda seconds: (dash.draw_numbers(), said.append(dash.progress.value))
+    run = train(PatchGrid(48, 8), strategy(), [dash])
+    assert 'epoch 1 of 2' in said[0] and 'batch 3 of 3' in said[2] and 'left' in said[0] and not dash.errors
+    if run.trace.frames: assert 'inner iteration 4 of 4' in said[0] and 'exceeded' in said[0] and 'finished after 2 epochs' in dash.progress.value
+
+
+def test_a_pause_is_no_training_time():
+    class Hand(PatchGDDashboard):
+        def on_batch_end(self, trainer, result):
+            if trainer.epoch == 0: self.controls.delay.value = .2 if trainer.batch < 2 else 0
+            super().on_batch_end(trainer, result)
+    began = time.time()
+    run = train(PatchGrid(48, 8), PatchGD(CoverSampler(1 / 4)), [Hand('widgets')])
+    assert time.time() - began > .8 + run.seconds
+
+
+@pytest.mark.parametrize('shape', [(1, 40), (40, 1), (8, 4)])
+def test_what_the_page_gets_fits_the_frame(shape):
+    K = shape[0] * shape[1]
+    frame = dict(epoch=0, batch=0, j=0, loss=1., name='a', label=0, winner=0, rows=shape[0], cols=shape[1], factor=1, state=np.full(K, 3, np.uint8), times=np.arange(K), age=np.zeros(K, int),
+                 colours=np.zeros((3, K)), norm=np.ones(K), channel=np.ones(K), share=np.zeros(K))
+    drawn = for_page(frame, 'times')
+    assert drawn['most'] == dict(times=K - 1, age=0) and drawn['times'][-1] == 255 and set(drawn['age']) == {0}
+
+
+@pytest.mark.browser
+def test_large_grids_are_drawn_smooth_and_larger_ones_coarser(lab, page):
+    "64 x 64 cells: every frame that is sent is drawn, in a few milliseconds; 96 x 96 cells are put together, and it is said."
+    code = TRAIN + '''
+import numpy as np
+from patchgd_nb.view import PatchView, for_page
+def frame(n): return dict(epoch=0, batch=0, j=0, loss=1., name='a', label=0, winner=0, rows=n, cols=n, factor=1, state=np.random.randint(0, 4, n * n).astype(np.uint8), times=np.arange(n * n), age=np.arange(n * n) % 9,
+    colours=np.random.randn(3, n * n), norm=np.ones(n * n), channel=np.ones(n * n), share=np.random.randn(n * n))
+view = PatchView()
+display(view)'''
+    feed = "time.sleep(2)\nfor i in range(40): view.frame = for_page(frame(64), 'share'); time.sleep(.1)"
+    coarse = '''
+dash, data = PatchGDDashboard('widgets'), [(torch.randint(0, 255, (1, 3, 384, 384), dtype=torch.uint8), torch.tensor([0]))]
+model = PatchModel(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 16)), PatchGrid(384, 4), 2, 16, 'smaller')
+run = Trainer(model, PatchGD(CoverSampler(1/4)), data, epochs=1, callbacks=[dash], device='cpu', progress=False).fit()
+assert dash.page.frame['rows'] == 48 and run.trace.frames[-1]['factor'] == 2'''
+    nbformat.write(notebook(code, feed, coarse), lab.root / 'large.ipynb')
+    lab.open(page, 'large.ipynb')
+    lab.start(page)
+    assert lab.finished(page) == []
+    view = page.locator('.patchgd-view')
+    page.wait_for_timeout(1000)
+    drawn, ms = (float(view.first.evaluate(f'e => e.dataset.{k}')) for k in ('drawn', 'ms'))
+    assert drawn >= 38 and ms < 100, (drawn, ms)
+    assert 'drawn coarser: 2 x 2 patches to a cell' in view.last.locator('.left').inner_text()
+
+
+@pytest.mark.browser
+def test_a_failing_view_and_a_closed_tab(lab, page):
+    "The error is shown under the view; and when the tab is closed in the middle, training goes on to its end."
+    code = TRAIN + '''
+class Broken(PatchGDDashboard):
+    def show(self, i): raise OSError('no picture <today>')
+train(Broken('widgets'), 128, 1)'''
+    long = '''
+class Slow(Callback):
+    def on_inner(self, trainer, *args):
+        time.sleep(.1); open('count', 'w').write(str(len(trainer.trace.inner)))
+run = train(PatchGDDashboard('widgets'), 128, 12, Slow())
+open('finished', 'w').write(f'{run.epoch} {run.callbacks[0].errors}')'''
+    nbformat.write(notebook(code, long), lab.root / 'closed.ipynb')
+    lab.open(page, 'closed.ipynb')
+    lab.start(page)
+    alert = page.locator('[role=alert]', has_text='training goes on')
+    alert.first.wait_for(timeout=90_000)
+    assert 'OSError: no picture <today>' in alert.first.inner_text()
+    for _ in range(600):
+        if (lab.root / 'count').exists() and (lab.root / 'count').read_text() not in ('', '0'): break
+        time.sleep(.1)
+    page.close()
+    at = int((lab.root / 'count').read_text() or 0)
+    assert at < 160
+    for _ in range(900):
+        if (lab.root / 'finished').exists() and (lab.root / 'finished').read_text(): break
+        time.sleep(.1)
+    assert (lab.root / 'finished').read_text() == '12 []' and int((lab.root / 'count').read_text()) > at

@@ -1,9 +1,12 @@
 "Bytes kept for the backward pass: independent of the number of pixels."
+import math
 import pytest, torch
 from torch import nn
-from patchgd_nb.memory import forward_bytes, inner_step_bytes, largest_image, saved_for_backward
+from patchgd_nb.memory import LiveBytes, forward_bytes, in_bytes, inner_step_bytes, largest_image, plan, saved_for_backward, step_bytes
 from patchgd_nb.model import PatchModel, WholeModel
 from patchgd_nb.patches import PatchGrid
+from patchgd_nb.sampler import CoverSampler
+from patchgd_nb.strategy import PatchGD
 
 
 def count(module, run):
@@ -49,3 +52,56 @@ def test_largest_image_is_the_largest():
     make = lambda size: WholeModel('test_resnet', (size, size), 6)
     size = largest_image(make, 4, 40 * 2**20)
     assert forward_bytes(make(size), 4, 3, size, size) <= 40 * 2**20 < forward_bytes(make(size + 1), 4, 3, size + 1, size + 1)
+
+
+# the whole step, and plans
+
+def played(model, batch, fraction):
+    "Peak bytes of tensors in a real step, less the images."
+    images, labels = torch.randint(256, (batch, 3, *model.grid.image_size), dtype=torch.uint8), torch.zeros(batch, dtype=torch.long)
+    optimizer, strategy = torch.optim.AdamW(model.parameters()), PatchGD(CoverSampler(fraction), inner_steps=2, accumulate=2)
+    strategy.step(model, images, labels, optimizer)
+    live = LiveBytes(*model.parameters(), *model.buffers(), *(v for s in optimizer.state.values() for v in s.values()), images)
+    with live: strategy.step(model, images, labels, optimizer)
+    return live.peak - images.nbytes
+
+
+@pytest.mark.parametrize('name,size,patch,batch,fraction,head', [('test_resnet', 512, 64, 3, 1/4, 'original'), ('test_resnet', 1024, 128, 1, 1/2, 'attention'), ('test_convnext', 384, 96, 4, 1/8, 'smaller'),
+                                                                 ('test_vit', 320, 160, 2, 1/2, 'larger'), ('resnet18', 256, 128, 2, 1/2, 'smaller')])
+def test_the_predicted_peak_is_the_real_one(name, size, patch, batch, fraction, head):
+    torch.manual_seed(0)
+    model = PatchModel(name, PatchGrid(size, patch), 6, 64, head).train()
+    predicted = step_bytes(model, batch, math.ceil(len(model.grid) * fraction))
+    assert .9 < predicted['peak'] / played(model, batch, fraction) < 1.1
+    assert predicted['work'] >= inner_step_bytes(model, batch, math.ceil(len(model.grid) * fraction))[0]     # at least what is kept for backward
+    assert predicted['peak'] == sum(v for k, v in predicted.items() if k != 'peak')
+
+
+def test_a_plan_fits_and_the_next_batch_does_not():
+    model = PatchModel('test_resnet', PatchGrid(1024, 128), 6).train()
+    for budget in ('300MB', '1GB', '4GB'):
+        p = plan(model, budget=budget)
+        assert p.peak <= .9 * p.budget < step_bytes(model, p.batch + 1, p.patches)['peak'] and p.patches == 8
+
+
+def test_one_image_that_does_not_fit_is_sampled_more_thinly():
+    model = PatchModel('test_resnet', PatchGrid(8192, 256), 6).eval()      # in evaluation mode: planned for training all the same
+    p = plan(model, budget='600MB', fraction=1/2)
+    assert p.batch == 1 and 1 <= p.patches < 512 and p.peak <= .9 * p.budget and not model.training
+    with pytest.raises(ValueError, match='not even one patch'): plan(model, budget='20MB')
+
+
+def test_the_size_of_the_image_costs_z_and_the_head_only():
+    need = {s: step_bytes(PatchModel('test_resnet', PatchGrid(s, 128), 6, 32, 'smaller').train(), 2, 16) for s in (2048, 16384)}
+    cells = 2 * 32 * 4 * (128 ** 2 - 16 ** 2)
+    assert 0 < need[16384]['peak'] - need[2048]['peak'] < 60 * cells    # Z, its copies, and what the head keeps of them: a matter of cells, not pixels
+    assert need[16384]['weights'] == need[2048]['weights']
+
+
+@pytest.mark.parametrize('budget,bytes', [('16GB', 2**34), ('1.5 GB', 3 * 2**29), ('900MiB', 900 * 2**20), (12345, 12345)])
+def test_amounts_of_memory(budget, bytes): assert in_bytes(budget) == bytes
+
+
+@pytest.mark.parametrize('budget', ['', 'much', '16', -1, 0, '16 PB', None])
+def test_amounts_that_are_none(budget):
+    with pytest.raises(ValueError, match="like '16GB'"): in_bytes(budget)

@@ -1,5 +1,5 @@
 "The tree: notebooks, modules and README agree, notebooks are clean, nothing too large."
-import json, re, shutil, subprocess, sys
+import ast, json, re, shutil, subprocess, sys
 from pathlib import Path
 import pytest
 
@@ -52,7 +52,8 @@ def test_committed_notebook(path):
 
 
 def test_rooms_import_only_from_floors_below():
-    floors = [{'patches', 'head', 'trace', 'biopsy', 'checkpoint', 'order', 'callback'}, {'sampler', 'zblock', 'images', 'memory'}, {'canvas'}, {'slides'}, {'prepare'}, {'model', 'panda', 'ultramnist', 'signals'}, {'strategy'}, {'trainer', 'controls', 'explorers'}, {'watch', 'view'}, {'dashboard'}]
+    floors = [{'patches', 'head', 'trace', 'biopsy', 'untrusted', 'experiment', 'checkpoint', 'order', 'callback'}, {'sampler', 'zblock', 'images', 'account', 'command'}, {'canvas', 'memory', 'doctor'}, {'slides'}, {'prepare'},
+              {'model', 'panda', 'ultramnist', 'signals'}, {'strategy'}, {'trainer', 'controls', 'gauges'}, {'watch'}, {'view'}, {'dashboard', 'slide_page'}, {'slide_explorer'}, {'explorers'}]
     floor = {room: i for i, rooms in enumerate(floors) for room in rooms}
     modules = [p for p in (TOP / 'patchgd_nb').glob('*.py') if p.stem[0] != '_']
     assert {p.stem for p in modules} == set(floor)
@@ -60,3 +61,57 @@ def test_rooms_import_only_from_floors_below():
     for p in modules:
         used = set(re.findall(r'(?m)^from (?:patchgd_nb)?\.(\w+) import', p.read_text()))
         assert all(floor[u] < floor[p.stem] for u in used), (p.stem, used)
+
+
+# --- inputs are not trusted
+
+def unsafe(source):
+    "Calls in a piece of Python that could run what they load."
+    source = re.sub(r'(?m)^(\s*)[%!].*$', r'\1pass', source)   # magics of a notebook
+    out = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and node.module in LOADERS: out.append(f'from {node.module} import')
+        if not isinstance(node, ast.Call): continue
+        name, said = ast.unparse(node.func), {k.arg: ast.unparse(k.value) for k in node.keywords}
+        module, _, what = name.rpartition('.')
+        if name in ('eval', 'exec') or what in ('read_pickle', 'unsafe_load', 'load_module', 'Unpickler', 'load_state_dict_from_url'): out.append(name)
+        if module in ('np', 'numpy') and what == 'load' and said.get('allow_pickle') != 'False': out.append(name)
+        if module == 'torch' and what == 'load' and said.get('weights_only') != 'True': out.append(name)
+        if module in LOADERS and what in ('load', 'loads', 'open') and not ast.unparse(node).startswith('pickle.loads(pickle.dumps('): out.append(name)   # one's own, just made, is known
+    return out
+
+LOADERS = ('pickle', 'joblib', 'dill', 'cloudpickle', 'shelve', 'marshal', 'yaml', 'torch.jit', 'torch.hub')
+
+
+@pytest.mark.parametrize('code', ['np.load(f)', 'numpy.load(f, allow_pickle=True)', 'torch.load(f)', 'torch.load(f, weights_only=flag)', 'pickle.load(f)', 'pickle.loads(f.read())', 'from pickle import loads', 'pd.read_pickle(f)', 'joblib.load(f)', 'yaml.load(f)', 'eval(text)', 'x = [torch.load(p) for p in paths]', '%matplotlib inline\nshelve.open(f)'])
+def test_what_could_run_is_found(code): assert unsafe(code)
+
+
+def test_nothing_loads_pickles():
+    "In no module, script or notebook; figures that run while a file is read are no figures."
+    for code in ('np.load(f, allow_pickle=False)', 'torch.load(f, weights_only=True)', 'json.load(f)', 'Trace.load(f)', 'pickle.loads(pickle.dumps(image))'): assert not unsafe(code)
+    sources = {p: p.read_text() for folder in ('patchgd_nb', 'data_scripts', '.ci') for p in (TOP / folder).glob('*.py')}
+    for p in NOTEBOOKS:
+        cells = [c for c in json.loads(p.read_text())['cells'] if c['cell_type'] == 'code']
+        sources.update({f'{p.name}, cell {c["id"]}': ''.join(c['source']) for c in cells if not ''.join(c['source']).startswith(('%%bash', '%%sh', '%%html', '%%javascript'))})
+    assert len(sources) > 500 and not {p: found for p, s in sources.items() if (found := unsafe(s))}
+
+
+SERVER = re.compile(r"(?:jupyter[ -](?:lab|notebook|server)|jupyter_server|-m', 'jupyterlab'|\bvoila)[ ',]+(?=-|'-|\$|\S+\.ipynb)")
+
+
+def open_doors(text):
+    "Lines that start a notebook server for more than this machine, or without its token."
+    lines = re.sub(r'\\\n\s*', ' ', text).splitlines()
+    bad = re.compile(r'0\.0\.0\.0|ip=\*|(token|password)=(""|\'\'|\s|$)|disable_check_xsrf|allow_unauthenticated_access=True|allow_origin=\*|-no-token')
+    started = [l for l in lines if SERVER.search(l)]
+    return [l for l in started if bad.search(l) or 'ip=127.0.0.1' not in l.replace('ip 127', 'ip=127') or ('voila' in l.lower() and 'token' not in l)], started
+
+
+def test_servers_listen_to_this_machine_and_ask_for_a_token():
+    for line in ('jupyter lab --ip=0.0.0.0 x.ipynb', 'jupyter lab x.ipynb', "jupyter lab --ip=127.0.0.1 --IdentityProvider.token='' x.ipynb", 'voila x.ipynb --Voila.ip=127.0.0.1', 'jupyter notebook --ip=127.0.0.1 --ServerApp.password='): assert open_doors(line)[0], line
+    texts = {p: p.read_text() for p in (TOP / 'Makefile', TOP / 'README.md', TOP / 'CONTRIBUTING.md', *(TOP / '.ci').iterdir(), *(TOP / 'patchgd_nb').glob('*.py'), *(TOP / 'data_scripts').glob('*.py'), *[p for p in (TOP / 'tests').glob('*.py') if p.name != Path(__file__).name]) if p.is_file()}
+    for p in NOTEBOOKS: texts[p] = '\n'.join(''.join(c['source']) for c in json.loads(p.read_text())['cells'])
+    found = {p: open_doors(t) for p, t in texts.items()}
+    assert {p.name for p, (_, started) in found.items() if started} >= {'Makefile', 'lab.py'}   # the pattern finds those that are known
+    assert not {p: bad for p, (bad, _) in found.items() if bad}

@@ -29,7 +29,7 @@ def test_items_are_the_canvas_where_there_is_content(cohort):
     rows, grid = read_panda(cohort).iloc[:4], PatchGrid(1024, 64)
     slides = Slides(rows, grid)
     for i in range(4):
-        image, grade, content, name = slides[i]
+        image, grade, content, name, how = slides[i]
         canvas = torch.from_numpy(slides.canvases[i].read(0, 0, 1024, 1024)).permute(2, 0, 1)
         held = (content > 0).nonzero().flatten()
         assert torch.equal(grid.extract(image[None], held), grid.extract(canvas[None], held))
@@ -41,7 +41,7 @@ def test_content_turns_with_its_image(cohort):
     grid, slides = PatchGrid(1024, 64), Slides(read_panda(cohort).iloc[:2], PatchGrid(1024, 64), augment=True)
     turned = set()
     for _ in range(24):
-        image, _, content, _ = slides[0]
+        image, _, content, *_ = slides[0]
         dark = (grid.extract(image[None], range(256)) < 255).flatten(2).any(2)[0]
         assert torch.equal(dark, content > 0)
         turned.add(tuple(content.tolist()))
@@ -55,7 +55,7 @@ def test_a_square_has_eight_ways_to_lie():
 
 def test_shrunk_slides_are_means_by_area(cohort):
     slides = Slides(read_panda(cohort).iloc[:2], PatchGrid(1024, 64))
-    image, grade, content, name = Shrunk(slides, 128)[1]
+    image, grade, content, name, how = Shrunk(slides, 128)[1]
     expected = torch.from_numpy(slides.pixels(1)).float().reshape(128, 8, 128, 8, 3).mean((1, 3)).permute(2, 0, 1)
     assert (image.float() - expected).abs().max() <= .51 and grade == slides.rows.isup_grade[1]
 

@@ -1,0 +1,187 @@
+"Z kept between epochs: what goes in comes out, however images are turned and runs are killed; only the oldest is encoded anew."
+import pytest, torch
+from hypothesis import given, settings, strategies as st
+from patchgd_nb.model import BATCHNORM, PatchModel
+from patchgd_nb.patches import PatchGrid, turn
+from patchgd_nb.sampler import CoverSampler
+from patchgd_nb.strategy import CarryPatchGD, PatchGD
+from patchgd_nb.trainer import Trainer
+from patchgd_nb.zblock import ZBank
+
+SHAPE = (3, 4, 4)   # of a Z
+
+
+def contents(bank, names): return [t.clone() for t in bank.read(names, SHAPE)]
+def same(a, b): return all(torch.equal(x, y) for x, y in zip(a, b))
+
+
+def put(bank, names, seed):
+    "Write some cells of random Z, as a batch would."
+    torch.manual_seed(seed)
+    bank.clock += 2
+    bank.write(names, torch.rand(len(names), 16) < .4, torch.randn(len(names), *SHAPE), torch.randint(2, (len(names), 16)))
+
+
+@pytest.mark.parametrize('how', range(8))
+def test_z_turns_with_its_image(tmp_path, how):
+    bank, z = ZBank(tmp_path), torch.randn(1, *SHAPE)
+    bank.clock = 1
+    bank.write(['a'], torch.ones(1, 16), z, torch.zeros(1, 16, dtype=torch.long), turns=[how])
+    assert torch.equal(bank.read(['a'], SHAPE, [how])[0][0].T.view(*SHAPE), z[0].half().float())
+    upright = bank.read(['a'], SHAPE)[0][0].T.view(*SHAPE)
+    assert torch.equal(turn(how, upright)[0], z[0].half().float())
+
+
+def test_latents_beyond_half_precision_are_held_at_its_range(tmp_path):
+    bank = ZBank(tmp_path)
+    bank.clock = 1
+    bank.write(['a'], torch.ones(1, 16), torch.full((1, *SHAPE), 1e6), torch.zeros(1, 16, dtype=torch.long))
+    assert bank.read(['a'], SHAPE)[0].isfinite().all()
+
+
+def test_a_bank_grows_with_the_data_set(tmp_path):
+    bank, names = ZBank(tmp_path), [f'slide {i}' for i in range(300)]
+    for i in range(0, 300, 10): put(bank, names[i:i + 10], i)
+    again = ZBank(tmp_path)
+    again.rewind(bank.mark())
+    assert same(contents(bank, names), contents(again, names))
+
+
+@settings(max_examples=25, deadline=None)
+@given(before=st.lists(st.sampled_from(['ab', 'bc', 'd', 'ea']), max_size=4), after=st.lists(st.sampled_from(['ab', 'cf', 'gh', None]), max_size=6), cut=st.integers(0, 60))
+def test_a_bank_goes_back_to_a_mark_whatever_came_after(tmp_path_factory, before, after, cut):
+    "Also when the process died while it noted a row (the last note is cut), and when it dies again while it goes back."
+    folder = tmp_path_factory.mktemp('z')
+    bank = ZBank(folder)
+    for i, names in enumerate(before): put(bank, list(names), i)
+    names = sorted({n for b in before for n in b})
+    moment, expected = bank.mark(), contents(bank, names) if names else None
+    marks = 0
+    for i, ns in enumerate(after):
+        if ns is not None: put(bank, list(ns), 100 + i)
+        elif marks < 3: bank.mark(); marks += 1
+    if bank.shape is not None:   # a note cut short: its row had not been changed yet
+        record = 8 + 4 * 16 + 2 * 16 * 3
+        with open(folder / f'undo-{bank.moment}.bin', 'ab') as f: f.write(b'\1' * min(cut, record - 1))
+    later = ZBank(folder)
+    later.rewind(moment)
+    if names: assert same(contents(later, names), expected)
+    put(later, ['a', 'z'], 500)
+    last = ZBank(folder)
+    last.rewind(moment)
+    if names: assert same(contents(last, names), expected)
+    assert last.clock == moment['clock'] and len(last.rows) == len(names)
+
+
+def test_a_mark_too_long_ago_leaves_an_empty_bank_and_says_so(tmp_path):
+    bank = ZBank(tmp_path)
+    put(bank, ['a'], 0)
+    moment = bank.mark()
+    for i in range(6): put(bank, ['a'], i); bank.mark()
+    later = ZBank(tmp_path)
+    with pytest.warns(UserWarning, match='filled anew'): later.rewind(moment)
+    assert (later.read(['a'], SHAPE)[1] == -1).all()
+
+
+def test_another_model_is_refused(tmp_path):
+    bank = ZBank(tmp_path)
+    put(bank, ['a'], 0)
+    with pytest.raises(ValueError, match='16 cells x 3 numbers, this model has 4 x 9'): bank.read(['a'], (9, 2, 2))
+
+
+# the strategy
+
+GRID = PatchGrid(32, 8)
+
+
+def small(seed=0, blank=None):
+    torch.manual_seed(seed)
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, 6, 3, 2), torch.nn.BatchNorm2d(6), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(6, 3))
+    return PatchModel(net, GRID, 2, 3, torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 2)), blank=blank).train()
+
+
+class Counted(PatchModel):
+    def encode(self, patches):
+        self.counts = getattr(self, 'counts', []) + [(len(patches), torch.is_grad_enabled())]
+        return super().encode(patches)
+
+
+def batch(n=3, seed=1):
+    torch.manual_seed(seed)
+    images, content = torch.randint(256, (n, 3, 32, 32), dtype=torch.uint8), (torch.rand(n, 16) < .6).float()
+    content[:, 0] = 1
+    return images, torch.randint(2, (n,)), content, [f'i{k}' for k in range(n)]
+
+
+def step(strategy, model, b, **kwargs):
+    images, labels, content, names = b
+    return strategy.step(model, images, labels, torch.optim.SGD(model.parameters(), lr=.01), content=content, names=names, **kwargs)
+
+
+@pytest.mark.parametrize('blank', (None, 255))
+def test_carried_z_is_the_filled_one_while_the_weights_rest(tmp_path, blank):
+    model, b = small(blank=blank), batch()
+    for m in model.modules():
+        if isinstance(m, BATCHNORM): m.eval()
+    carry, seen, frozen = CarryPatchGD(CoverSampler(1/4), ZBank(tmp_path)), [], torch.optim.SGD(model.parameters(), lr=0.)
+    for _ in range(3): carry.step(model, *b[:2], frozen, content=b[2], names=b[3], on_inner=lambda j, loss, cells, Z: seen.append(Z.z.detach().clone()))
+    filled = model.fill(b[0], content=b[2])
+    assert all(torch.allclose(z, filled, rtol=2e-3, atol=1e-4) for z in (seen[-1], seen[len(seen) // 2]))
+
+
+def test_what_is_encoded_when(tmp_path):
+    model, b = small(), batch(4)
+    model.__class__ = Counted
+    carry, total = CarryPatchGD(CoverSampler(1/4), ZBank(tmp_path), refresh=1/8), int(b[2].sum())
+    step(carry, model, b)
+    assert sum(n for n, grad in model.counts if not grad) > total // 2      # the first time all is filled, but for what is written at once
+    for _ in range(3):
+        model.counts = []
+        result = step(carry, model, b)
+        assert sum(n for n, grad in model.counts if grad) == result.sampled.sum() <= .45 * total
+        assert sum(n for n, grad in model.counts if not grad) == torch.ceil(b[2].sum(1) / 8).sum()
+
+
+def test_the_oldest_cells_are_encoded_anew(tmp_path):
+    model, b = small(), batch(1)
+    carry = CarryPatchGD(CoverSampler(1/4), ZBank(tmp_path), inner_steps=1, refresh=1/4)
+    for _ in range(6):
+        age = carry.bank.read(b[3], SHAPE)[1]
+        result = step(carry, model, b)
+        now = carry.bank.read(b[3], SHAPE)[1]
+        held, fresh = (b[2] > 0) & ~result.sampled.any(0) & (age >= 0), now <= age
+        if (held & ~fresh).any(): assert (held & fresh).sum() == torch.ceil(b[2].sum() / 4) and age[held & fresh].min() >= age[held & ~fresh].max()
+
+
+def test_names_are_needed(tmp_path):
+    b = batch()
+    with pytest.raises(ValueError, match='names of images'): step(CarryPatchGD(CoverSampler(1/4), ZBank(tmp_path)), small(), (*b[:3], None))
+    with pytest.raises(ValueError, match='refresh=2'): CarryPatchGD(CoverSampler(1/4), ZBank(tmp_path), refresh=2)
+
+
+def test_two_runs_with_one_seed_are_one(tmp_path):
+    "On a CPU, to the bit, for PatchGD and CarryPatchGD."
+    for k, make in enumerate((lambda i: PatchGD(CoverSampler(1/4), accumulate=2), lambda i: CarryPatchGD(CoverSampler(1/4), ZBank(tmp_path / str(i))))):
+        weights = []
+        for i in range(2):
+            model = small()
+            Trainer(model, make(2 * k + i), [batch(3, s) for s in range(3)], [batch(4, 9)], epochs=3, progress=False).fit()
+            weights.append(model.state_dict())
+        assert all(torch.equal(weights[0][n], weights[1][n]) for n in weights[0])
+
+
+def test_blank_patches_share_the_latent_of_one():
+    "In evaluation the result is that of encoding them all."
+    model = small(blank=255).double().eval()
+    images, _, content, _ = batch()
+    pixels = content.view(-1, 1, 4, 4).repeat_interleave(8, 2).repeat_interleave(8, 3)
+    images = torch.where(pixels > 0, images, 255).to(torch.uint8)
+    with torch.no_grad(): assert torch.allclose(model(images, content), model(images), rtol=0, atol=1e-12)
+    assert torch.allclose(model(images, content), model(images), rtol=0, atol=1e-12)
+    with pytest.raises(ValueError, match='blank=300'): small(blank=300)
+
+
+def test_blank_patches_move_no_statistics_and_carry_no_gradient():
+    plain, shared, b = small(), small(blank=255), batch()
+    for model in (plain, shared): torch.manual_seed(3); PatchGD(CoverSampler(1/2)).step(model, *b[:2], torch.optim.SGD(model.parameters(), lr=0.), content=b[2])
+    assert all(torch.equal(a, c) for (n, a), c in zip(plain.backbone.named_buffers(), shared.backbone.buffers()))
