@@ -26,7 +26,7 @@ def warm_then_linear(
     if progress < warmup: return max(progress / warmup, .01)
     return max(0., (1 - progress) / (1 - warmup))
 
-# %% ../nbs/06_trainer.ipynb #ea5a745b
+# %% ../nbs/06_trainer.ipynb #7e33dda0
 class Trainer:
     "Trains a model with a strategy: epochs, learning rate, validation, callbacks, checkpoints, and a `Trace` of it all."
     def __init__(self,
@@ -120,7 +120,7 @@ def _epoch(self):
 
 Trainer.fit, Trainer._hear, Trainer._epoch = _fit, _hear, _epoch
 
-# %% ../nbs/06_trainer.ipynb #e86b2570
+# %% ../nbs/06_trainer.ipynb #9b97f7ae
 def _check_labels(labels, n, ids):
     "Refuse labels that are not classes; a loss would read beside its table, or end in an assertion on the device."
     for i in ((labels < 0) | (labels >= (n or torch.inf))).nonzero().flatten().tolist():

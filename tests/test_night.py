@@ -1,9 +1,11 @@
 "A night of training: killed, told to stop, out of disk, out of readers; each time as if nothing had happened, or said in one sentence."
-import multiprocessing, os, random, signal, time
+import json, multiprocessing, os, random, signal, subprocess, sys, threading, time
+from pathlib import Path
 import numpy as np, pandas as pd, psutil, pytest, torch
 from PIL import Image
 from torch import nn
 from patchgd_nb.checkpoint import Checkpoints
+from patchgd_nb.dashboard import PatchGDDashboard
 from patchgd_nb.model import PatchModel
 from patchgd_nb.patches import PatchGrid
 from patchgd_nb.sampler import CoverSampler
@@ -134,6 +136,16 @@ def test_a_second_signal_breaks_at_once(tmp_path):
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+def test_an_interrupt_ends_a_pause(tmp_path):
+    "Nobody has to press Resume first."
+    dash = PatchGDDashboard('widgets')
+    def pause():
+        dash.controls.pause.value = True
+        threading.Timer(.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+    run = trainer_of(images_in(tmp_path / 'images', 16), tmp_path / 'run', callbacks=[At(0, 1, pause), dash]).fit()
+    assert not dash.errors and (run.epoch, run.batch) == (0, 2) and run.checkpoints.names()[-1] == 'e0000-b000002'
+
+
 def test_ctrl_c_in_a_terminal_reaches_readers_too(tmp_path):
     "Every process of the group gets it; those that read ahead leave it to the one that trains."
     rows = images_in(tmp_path / 'images', 16)
@@ -208,6 +220,32 @@ def test_thousands_of_images_in_one_folder(tmp_path, n):
     run.fit()
     print(f'{time.time() - now:.0f} s')
     assert run.batch == 3 and len(run.train) == n // 16 and psutil.Process().num_fds() <= before + 3
+
+
+def kernels_of(p): return [q for q in psutil.Process(p.pid).children(recursive=True) if 'ipykernel' in ' '.join(q.cmdline())]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('how', ['kill', 'interrupt'])
+def test_papermill_picks_up_without_being_told_where(tmp_path, how):
+    "The kernel dies, or papermill is interrupted; the notebook holds the line on how to go on, and that line is true."
+    command = [Path(sys.executable).parent / 'papermill', Path(__file__).resolve().parent.parent / 'nbs/train_har.ipynb', tmp_path / 'out.ipynb', '--no-progress-bar', '-p', 'out_dir', tmp_path / 'run', '-p', 'epochs', '4', '-p', 'minutes', '30']
+    folder = Checkpoints(tmp_path / 'run/patchgd')
+    p = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    while len(folder.names()) < 2 and p.poll() is None: time.sleep(.05)
+    if how == 'kill':
+        kernel, = kernels_of(p)
+        kernel.kill()
+    else: p.send_signal(signal.SIGINT)
+    error, reached = p.communicate(timeout=120)[1], None
+    assert p.returncode != 0
+    text = ''.join(''.join(o.get('text', '')) for c in json.loads((tmp_path / 'out.ipynb').read_text())['cells'] for o in c.get('outputs', []))
+    assert 'if this kernel dies, run again with resume=True (papermill: -p resume True)' in text, (text, error[-1000:])
+    reached = folder.load().state
+    if how == 'interrupt': assert reached['batch'] > 0, reached['epoch']     # it ended inside an epoch, in a checkpoint
+    again = subprocess.run([*command, '-p', 'resume', 'True'], cwd=tmp_path, capture_output=True, text=True, timeout=600)
+    assert again.returncode == 0, again.stderr[-2000:]
+    assert folder.names()[-1] == 'e0004-b000000' and f"Resumed from e{reached['epoch']:04}" in (tmp_path / 'out.ipynb').read_text()
 
 
 @pytest.mark.slow
