@@ -11,7 +11,7 @@ from IPython import get_ipython
 from IPython.display import HTML, display
 from tqdm import tqdm
 
-# %% ../nbs/05c_callback.ipynb #3e352e17
+# %% ../nbs/05c_callback.ipynb #6e97d1b0
 class Callback:
     "What may happen at the events of a run; override what you need. Every method gets the trainer."
     def on_fit_start(self, trainer): pass
@@ -20,6 +20,7 @@ class Callback:
     def on_batch_end(self, trainer, result): pass            # a StepResult
     def on_epoch_end(self, trainer, metrics): pass
     def on_fit_end(self, trainer): pass
+    def on_stop(self, trainer): pass   # a signal asked for the end, at any moment: whoever holds the run up should let go, and do no more
 
 # %% ../nbs/05c_callback.ipynb #94ac9a7a
 class ProgressBars(Callback):

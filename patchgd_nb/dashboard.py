@@ -25,7 +25,7 @@ def on_paper(
     "Display the last frame and a strip of moments as pictures."
     display(picture(plot_frame(trace), for_page(trace.frames[-1], 'age')['alt']), picture(plot_strip(trace), 'Z at some moments of the run, oldest first'))
 
-# %% ../nbs/08_dashboard.ipynb #efc12700
+# %% ../nbs/08_dashboard.ipynb #6cab651a
 class PatchGDDashboard(Callback):
     "Shows a run while it trains: image and Z, curves, progress, controls, and a slider to go back."
     def __init__(self,
@@ -76,6 +76,9 @@ class PatchGDDashboard(Callback):
         row = self.watch.row(trainer)
         last = self.trace.frames[-1] if self.trace.frames else None
         if row is not None and not (last and (last['epoch'], last['batch'], last['j']) == (trainer.epoch, trainer.batch, j)): self.watch.take(trainer, row, j, loss, cells, Z)
+
+    def on_stop(self, trainer):
+        if self.controls: self.controls.stopping = True   # do not wait for somebody to press Resume
 
     def on_batch_end(self, trainer, result):
         if self.controls:

@@ -83,7 +83,7 @@ def _quiet_worker(number):
     "Ctrl-C reaches every process of a terminal; what it means is the affair of the one that trains."
     signal.signal(signal.SIGINT, signal.SIG_IGN); signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
-# %% ../nbs/05b_order.ipynb #69166d09
+# %% ../nbs/05b_order.ipynb #b277627d
 class Loader(torch.utils.data.DataLoader):
     "Batches of a data set whose order and random draws follow from one number, drawn from torch's random state when a pass begins."
     def __init__(self,
@@ -108,7 +108,8 @@ class Loader(torch.utils.data.DataLoader):
                 if isinstance(batch, Exception): raise batch
                 yield batch
         except (RuntimeError, OSError, EOFError) as e:   # torch's word for a worker that died depends on what it was about
-            time.sleep(.2)   # until the system has noticed as well
+            try: time.sleep(.2)   # until the system has noticed as well
+            except RuntimeError: pass   # torch, which says so in the middle of whatever is being done
             if said := self.died(e): raise RuntimeError(said) from e
             raise
 
@@ -119,4 +120,4 @@ class Loader(torch.utils.data.DataLoader):
         alive, rows = {p.pid for p in multiprocessing.active_children()}, getattr(self.dataset.data, 'rows', None)
         reading = [f'item {i}' if rows is None else str(rows.path[i]) for pid, i in self.dataset.notes.tolist() if i >= 0 and pid not in alive]
         if not reading: return None
-        return f"a process that reads ahead died while reading {' or '.join(reading)} ({str(error).splitlines()[0].rstrip('. ')}): look at this file, or use workers=0 to see what it does."
+        return f"a process that reads ahead died while reading {' or '.join(reading)} ({(str(error).splitlines() or [type(error).__name__])[0].rstrip('. ')}): look at this file, or use workers=0 to see what it does."

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LISTING', 'BadList', 'read_table', 'use_rows', 'Turned', 'Slides', 'batch_of', 'loader', 'Shrunk']
 
-# %% ../nbs/10b_slides.ipynb #875102a4
+# %% ../nbs/10b_slides.ipynb #3d17daf9
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Lock
@@ -169,7 +169,7 @@ def _listed(self, name): return self.bad.on_bad == 'skip' and name in self.bad.n
 
 Slides.pixels, Slides.__getitem__, Slides._bad, Slides._listed = _pixels, _getitem, _bad, _listed
 
-# %% ../nbs/10b_slides.ipynb #c2c389fa
+# %% ../nbs/10b_slides.ipynb #80063142
 def batch_of(
     items,  # (image, label, content, name[, how it was turned]) each, or None
 ):
@@ -188,7 +188,7 @@ def loader(
     "Batches of a data set, for the trainer."
     return Loader(data, batch_size, shuffle, workers, batch_of)
 
-# %% ../nbs/10b_slides.ipynb #88e14616
+# %% ../nbs/10b_slides.ipynb #1ba188d3
 class Shrunk(torch.utils.data.Dataset):
     "Whole images shrunk to `size` pixels by area: (image (3, size, size) uint8, label, content of one patch, name, how it was turned). What a whole-image network gets to see."
     def __init__(self,

@@ -27,7 +27,7 @@ def warm_then_linear(
     if progress < warmup: return max(progress / warmup, .01)
     return max(0., (1 - progress) / (1 - warmup))
 
-# %% ../nbs/06_trainer.ipynb #a2ad29c8
+# %% ../nbs/06_trainer.ipynb #7e33dda0
 class Trainer:
     "Trains a model with a strategy: epochs, learning rate, validation, callbacks, checkpoints, and a `Trace` of it all."
     def __init__(self,
@@ -61,7 +61,7 @@ class Trainer:
         self.trace, self.epoch, self.batch, self.seconds, self.best, self.stop = Trace(), 0, 0, 0., -float('inf'), False
         self.current = None   # the batch at work: (images, labels, content, names), for callbacks to look at
         self.budget, self.foretold = in_bytes(memory_budget) if memory_budget else device_memory(self.device) if self.device.type == 'cuda' else None, False
-        self.start = None     # the random states as they were when the epoch's batches were begun
+        self.start = self.random = None   # random states: when the epoch's batches were begun, and when the last `fit` ended
 
 # %% ../nbs/06_trainer.ipynb #f84954d9
 def _call(self, event, *args):
@@ -75,25 +75,32 @@ def _progress(self):
 
 Trainer._call, Trainer.progress = _call, property(_progress)
 
-# %% ../nbs/06_trainer.ipynb #6935d90a
+# %% ../nbs/06_trainer.ipynb #795a7684
 def _fit(self,
     resume=False,  # go on from the folder's newest checkpoint, if there is one
 ):
     "Train to the end, or until `stop` is set or a signal asks for it; what was learned is kept, and a further `fit` goes on there."
     self.stop = False
     self._prepare(resume)
+    if self.random: set_random_states(self.random, self.train)   # whatever was drawn since
     self._call('on_fit_start')
     try:
-        with heard(lambda: setattr(self, 'stop', True)):
+        with heard(self._hear):
             while self.progress < 1 and not self.stop: self._epoch()
     except RuntimeError as e:
         for batches in (self.train, self.valid) if e.__cause__ is None else ():   # a reader's death interrupts whatever is being done
             if said := getattr(batches, 'died', lambda e: None)(e): raise RuntimeError(said) from e
         raise
-    finally: self._call('on_fit_end')
+    finally:
+        self.random = random_states(self.train)
+        self._call('on_fit_end')
     if self.stop and self.progress < 1:
         print(f"Stopped after {self.epoch} epochs and {self.batch} of {len(self.train)} batches; fit({'resume=True' if self.checkpoints else ''}) goes on there.", flush=True)
     return self
+
+def _hear(self):
+    self.stop = True
+    self._call('on_stop')
 
 def _epoch(self):
     self.model.train()
@@ -114,9 +121,9 @@ def _epoch(self):
     self._call('on_epoch_end', metrics)
     if not broken_off: self.save(metrics)
 
-Trainer.fit, Trainer._epoch = _fit, _epoch
+Trainer.fit, Trainer._hear, Trainer._epoch = _fit, _hear, _epoch
 
-# %% ../nbs/06_trainer.ipynb #5b96c49f
+# %% ../nbs/06_trainer.ipynb #9b97f7ae
 def _check_labels(labels, n, ids):
     "Refuse labels that are not classes; a loss would read beside its table, or end in an assertion on the device."
     for i in ((labels < 0) | (labels >= (n or torch.inf))).nonzero().flatten().tolist():
@@ -160,7 +167,7 @@ def _batch(self, images, labels, content=None, ids=None, turns=None):
 
 Trainer._foretell, Trainer._step, Trainer._tick, Trainer._batch = _foretell, _step, _tick, _batch
 
-# %% ../nbs/06_trainer.ipynb #52bdd394
+# %% ../nbs/06_trainer.ipynb #fdabcdb4
 def _save_run(self,
     metrics=None,  # of the epoch that has ended; the checkpoint with the highest `qwk` is the best, without validation the last. None inside an epoch
 ):
@@ -187,8 +194,8 @@ def _load_run(self):
     if s['batches'] != len(self.train): warn(f"{found.folder} was made with {s['batches']} batches in an epoch, now there are {len(self.train)}: the run goes on, but not as it would have.")
     self.epoch, self.batch, self.seconds, self.best, self.start = s['epoch'], s['batch'], s['seconds'], s['best'], s['start']
     self.trace = Trace.load(found.folder / 'trace.npz')
-    if self.epoch and getattr(self.train, 'persistent_workers', False): iter(self.train)   # such a loader draws once more when it is first begun
-    set_random_states(s['random'], self.train)
+    if self.epoch and getattr(self.train, 'persistent_workers', False) and not hasattr(self.train, 'skip'): iter(self.train)   # such a loader draws once more when it is first begun
+    self.random = s['random']
     return found
 
 Trainer.save, Trainer.load = _save_run, _load_run
