@@ -78,7 +78,7 @@ def _update(self):
 
 SlideExplorer.update = _update
 
-# %% ../nbs/08c_slide_explorer.ipynb #36b79fa9
+# %% ../nbs/08c_slide_explorer.ipynb #f4eb571b
 def _look(self):
     "Read what the window covers, if the picture of the whole slide is too coarse for it."
     top, left, height, width, across = self.page.window
@@ -102,8 +102,9 @@ def _choose(self):
     top, left, height, width = self.to_file(*grid.corner(k), p, q)
     try: pixels, shrink = self._patch(top, left, height, width)
     except (ValueError, OSError) as e: return setattr(self.page, 'place', str(e))
-    rank = int((self.share > self.share[k]).sum()) + 1
-    about = f'row {row}, column {col} (patch {k})\n' + (f'adds {self.share[k]:+.3g} to the score of class {self.winner}, place {rank} of {int((self.content > 0).sum())}' if self.content[k] > 0 else 'blank: not encoded, its latent is zero')
+    held = self.share[self.content.numpy() > 0]
+    rank = int((held > self.share[k]).sum()) + 1
+    about = f'row {row}, column {col} (patch {k})\n' + (f'adds {self.share[k]:+.3g} to the score of class {self.winner}, place {rank} of {len(held)}' if self.content[k] > 0 else 'blank: not encoded, its latent is zero')
     about += f'\n{height:.0f} x {width:.0f} pixels of the file from row {top:.0f}, column {left:.0f}' + (f', {p} x {q} for the model' if self.step > 1 else '') + (f', shown at 1/{shrink}' if shrink > 1 else '')
     self.page.patch = dict(png=_encoded(pixels, 'PNG', compress_level=1), about=about, latent=self.latents[k].tolist(), mean=self.mean.tolist())
 
