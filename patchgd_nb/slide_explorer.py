@@ -126,12 +126,13 @@ def _show(self,
 
 SlideExplorer._patch, SlideExplorer.show = _patch, _show
 
-# %% ../nbs/08c_slide_explorer.ipynb #facdb9bc
+# %% ../nbs/08c_slide_explorer.ipynb #eaf5d518
 def _plot(self):
     "The slide under its tint, the chosen patch and its latent, as a figure."
     k, grid, most = self.page.chosen, self.model.grid, max(float(np.abs(self.share).max()), 1e-9)
     fig = Figure(figsize=(10, 3.8), layout='constrained', dpi=80)
-    ax, patch, latent = (fig.add_subplot(s) for s in (fig.add_gridspec(2, 2, width_ratios=(1, 1.3))[at] for at in ((slice(2), 0), (0, 1), (1, 1))))
+    places = fig.add_gridspec(2, 2, width_ratios=(1, 1.3))
+    ax, patch, latent = (fig.add_subplot(places[at]) for at in ((slice(2), 0), (0, 1), (1, 1)))
     h, w = self.small.shape[:2]
     top, left, height, width = self.to_canvas(0, 0, h * self.small_scale, w * self.small_scale)
     ax.imshow(self.small, extent=(left, left + width, top + height, top))
