@@ -21,7 +21,7 @@ from .strategy import ExactPatchGD, PatchGD
 from .view import choose_view
 from .watch import picture
 
-# %% ../nbs/08a_explorers.ipynb #e6a1fada
+# %% ../nbs/08a_explorers.ipynb #05d59925
 INKS = ['#0072b2', '#d55e00', '#009e73', '#cc79a7', '#e69f00']
 
 class Explorer:
@@ -53,13 +53,17 @@ class Explorer:
         if lines is None: return
         with self.figure.batch_update():
             while len(self.figure.data) < len(lines): self.figure.add_trace(go.Scatter(x=[], y=[]))
-            for drawn, (name, (x, y, style)) in zip(self.figure.data, lines.items()): drawn.update(x=x, y=y, name=name, mode='lines', line=style)
+            for drawn, (name, (x, y, style)) in zip(self.figure.data, lines.items()):
+                level = style.get('dash') == 'dot'   # a level carries its name itself
+                drawn.update(x=x, y=y, name=name, line=style, showlegend=not level, text=['', name] if level else None, mode='lines+text' if level else 'lines', textposition='top left')
 
     def plot(self):
         "The figure as it is now, drawn by matplotlib."
         fig = Figure(figsize=(7, 3.4), layout='constrained', dpi=80)
         ax = fig.subplots()
-        for d in self.figure.data: ax.plot(d.x, d.y, label=d.name, color=d.line.color, lw=d.line.width, ls={'dash': '--', 'dot': ':'}.get(d.line.dash, '-'))
+        for d in self.figure.data:
+            ax.plot(d.x, d.y, label=d.name if d.showlegend else None, color=d.line.color, lw=d.line.width, ls={'dash': '--', 'dot': ':'}.get(d.line.dash, '-'))
+            if not d.showlegend: ax.text(d.x[-1], d.y[-1], d.name, fontsize=7, ha='right', va='bottom')
         ax.set(title=self.title, xlabel=self.x, ylabel=self.y, **(dict(xscale='log', yscale='log') if self.log else {}))
         ax.legend(frameon=False, fontsize=8)
         ax.grid(alpha=.3)

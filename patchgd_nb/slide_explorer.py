@@ -78,7 +78,7 @@ def _update(self):
 
 SlideExplorer.update = _update
 
-# %% ../nbs/08c_slide_explorer.ipynb #36b79fa9
+# %% ../nbs/08c_slide_explorer.ipynb #f4eb571b
 def _look(self):
     "Read what the window covers, if the picture of the whole slide is too coarse for it."
     top, left, height, width, across = self.page.window
@@ -102,8 +102,9 @@ def _choose(self):
     top, left, height, width = self.to_file(*grid.corner(k), p, q)
     try: pixels, shrink = self._patch(top, left, height, width)
     except (ValueError, OSError) as e: return setattr(self.page, 'place', str(e))
-    rank = int((self.share > self.share[k]).sum()) + 1
-    about = f'row {row}, column {col} (patch {k})\n' + (f'adds {self.share[k]:+.3g} to the score of class {self.winner}, place {rank} of {int((self.content > 0).sum())}' if self.content[k] > 0 else 'blank: not encoded, its latent is zero')
+    held = self.share[self.content.numpy() > 0]
+    rank = int((held > self.share[k]).sum()) + 1
+    about = f'row {row}, column {col} (patch {k})\n' + (f'adds {self.share[k]:+.3g} to the score of class {self.winner}, place {rank} of {len(held)}' if self.content[k] > 0 else 'blank: not encoded, its latent is zero')
     about += f'\n{height:.0f} x {width:.0f} pixels of the file from row {top:.0f}, column {left:.0f}' + (f', {p} x {q} for the model' if self.step > 1 else '') + (f', shown at 1/{shrink}' if shrink > 1 else '')
     self.page.patch = dict(png=_encoded(pixels, 'PNG', compress_level=1), about=about, latent=self.latents[k].tolist(), mean=self.mean.tolist())
 
@@ -125,12 +126,13 @@ def _show(self,
 
 SlideExplorer._patch, SlideExplorer.show = _patch, _show
 
-# %% ../nbs/08c_slide_explorer.ipynb #facdb9bc
+# %% ../nbs/08c_slide_explorer.ipynb #eaf5d518
 def _plot(self):
     "The slide under its tint, the chosen patch and its latent, as a figure."
     k, grid, most = self.page.chosen, self.model.grid, max(float(np.abs(self.share).max()), 1e-9)
     fig = Figure(figsize=(10, 3.8), layout='constrained', dpi=80)
-    ax, patch, latent = (fig.add_subplot(s) for s in (fig.add_gridspec(2, 2, width_ratios=(1, 1.3))[at] for at in ((slice(2), 0), (0, 1), (1, 1))))
+    places = fig.add_gridspec(2, 2, width_ratios=(1, 1.3))
+    ax, patch, latent = (fig.add_subplot(places[at]) for at in ((slice(2), 0), (0, 1), (1, 1)))
     h, w = self.small.shape[:2]
     top, left, height, width = self.to_canvas(0, 0, h * self.small_scale, w * self.small_scale)
     ax.imshow(self.small, extent=(left, left + width, top + height, top))

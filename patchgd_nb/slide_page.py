@@ -107,7 +107,7 @@ function paint(g, w, h, s, v) {          // s: what is fixed, v: the view
 }
 """
 
-# %% ../nbs/08b_slide_page.ipynb #f779b920
+# %% ../nbs/08b_slide_page.ipynb #a6f9642d
 MOVES = """
 function moves(canvas, v, s, {changed, choose}) {
   const size = () => [canvas.clientWidth, canvas.clientHeight];
@@ -135,6 +135,10 @@ function moves(canvas, v, s, {changed, choose}) {
     const cell = (at, n) => Math.min(n - 1, Math.max(0, Math.floor((at - gap) / f.stride)));
     choose(cell(v.top + (e.clientY - box.top - 1) * v.scale, f.rows) * f.cols + cell(v.left + (e.clientX - box.left - 1) * v.scale, f.cols));
   };
+"""
+
+# %% ../nbs/08b_slide_page.ipynb #976853ee
+MOVES += """
   canvas.addEventListener('wheel', e => { if (!canvas.matches(':focus') && !e.ctrlKey) return; e.preventDefault(); const box = canvas.getBoundingClientRect(); zoom(Math.exp(Math.sign(e.deltaY) * Math.min(Math.abs(e.deltaY), 200) * .002), e.clientX - box.left, e.clientY - box.top); }, {passive: false});
   canvas.onkeydown = e => {
     const f = s.grid, step = {ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0]}[e.key], act = {'+': () => zoom(.7), '=': () => zoom(.7), '-': () => zoom(1 / .7), '0': whole, 'Home': whole, '1': () => to(1 / f.step), 'Enter': centre}[e.key];
@@ -148,7 +152,7 @@ function moves(canvas, v, s, {changed, choose}) {
 }
 """
 
-# %% ../nbs/08b_slide_page.ipynb #c0d89581
+# %% ../nbs/08b_slide_page.ipynb #90e3a96f
 TIES = """
 function render({model, el}) {
   const $ = layout(el), canvas = $('.slide'), s = {grid: model.get('grid'), whole: null, tints: null}, v = {top: 0, left: 0, scale: 1, sharp: null, chosen: -1, tint: .6};
@@ -173,6 +177,7 @@ function render({model, el}) {
   async function sharp() { const p = model.get('view'); if (!p.at) return; const got = await decoded(p.jpeg, 'image/jpeg'); v.sharp = {picture: got, at: p.at}; draw(); el.dataset.sharp = Number(el.dataset.sharp || 0) + 1; }
 """
 
+# %% ../nbs/08b_slide_page.ipynb #6ae73197
 PAGE = COLOURS + LAYOUT + LATENT + SLIDE + MOVES + TIES + """
   let url = null;
   function patch() {

@@ -102,7 +102,7 @@ function mark(g, w, h, f, k) {
 }
 """
 
-# %% ../nbs/07b_view.ipynb #fba10903
+# %% ../nbs/07b_view.ipynb #f153f66b
 TIES = """
 function render({model, el}) {
   const $ = places(el), image = $('.image'), z = $('.z');
@@ -134,6 +134,7 @@ function render({model, el}) {
   }
 """
 
+# %% ../nbs/07b_view.ipynb #c4724433
 PAGE = COLOURS + f'const NAMES = {list(STATES)};' + PLACES + DRAWING + TIES + """
   function patch() {
     const p = model.get('patch');

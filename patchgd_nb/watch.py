@@ -172,7 +172,7 @@ def _coarser(values, shape, factor, how):
         values = dict(max=np.nanmax, mean=np.nanmean, sum=np.sum)[how](values, (-3, -1))
     return values.reshape(*values.shape[:-2], -1)
 
-# %% ../nbs/07a_watch.ipynb #65cb66c5
+# %% ../nbs/07a_watch.ipynb #014ab6fc
 INK = np.array([[.62, .62, .62, .55], [1, 1, 1, 0], [0, .45, .70, .40], [.84, .37, 0, .60]])   # colours that colour-blind people tell apart
 
 def _picture_of(trace, f): return Image.open(BytesIO(trace.pictures[f['name']])) if f['name'] in trace.pictures else None
@@ -201,6 +201,7 @@ def plot_frame(
     for ax in axes: ax.set(xticks=[], yticks=[])
     return fig
 
+# %% ../nbs/07a_watch.ipynb #bee808a0
 def plot_strip(
     trace,  # a Trace with frames
     n=6,    # moments
