@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PLAIN', 'Whole', 'Count', 'Positive', 'Share', 'Switch', 'Place', 'MaybePlace', 'MaybeWhole', 'Head', 'Precision',
-           'OnBad', 'SETTINGS', 'assigned', 'parameter_cells', 'given', 'Record', 'Experiment', 'nearest', 'Har',
-           'Images', 'Panda', 'Setting', 'UltraMnist']
+           'Budget', 'OnBad', 'SETTINGS', 'assigned', 'parameter_cells', 'given', 'Record', 'Experiment', 'nearest',
+           'Har', 'Images', 'Panda', 'Setting', 'UltraMnist']
 
 # %% ../nbs/14_experiment.ipynb #58a34003
 import ast, os, re
@@ -49,7 +49,7 @@ def given(
     # without such a history, in a script say, every plain value counts
     return names if cells is None else names & {n for c in cells for n in assigned(c)}
 
-# %% ../nbs/14_experiment.ipynb #8fa02539
+# %% ../nbs/14_experiment.ipynb #bb807fb7
 def _ratio(v):
     "Text such as '1/8' as a number."
     m = re.fullmatch(r'\s*(\d{1,9})\s*/\s*(\d{1,9})\s*', v) if isinstance(v, str) else None
@@ -69,6 +69,7 @@ MaybePlace = Annotated[Place | None, Field(description='a path, or None')]
 MaybeWhole = Annotated[Whole | None, Field(description='a whole number from 1, or None')]
 Head = _one_of('original', 'smaller', 'larger', 'smaller_feat', 'larger_feat', 'attention')
 Precision = _one_of('off', 'bf16', 'fp16')
+Budget = Annotated[Annotated[str, Field(pattern=r'^\d+(\.\d+)? ?[MGTmgt]i?[Bb]$')] | None, Field(description="an amount of memory such as '16GB', or None")]
 OnBad = _one_of('raise', 'skip')
 
 # %% ../nbs/14_experiment.ipynb #ecdd08b7
@@ -158,13 +159,21 @@ class Har(Experiment):
     @property
     def tiling(self): return (self.SIGNAL,), self.patch_size
 
-# %% ../nbs/14_experiment.ipynb #04d6a5b3
+# %% ../nbs/14_experiment.ipynb #234644b2
 class Images(Experiment):
     "What experiments on images set besides."
     accumulate: MaybeWhole
+    memory_budget: Budget
     precision: Precision
     workers: Count
     on_bad: OnBad
+
+    def fitting(self, model):
+        "The batch size: that of the parameters, or with a memory_budget the largest that fits into it."
+        if self.memory_budget is None: return self.batch_size
+        from torch import cuda
+        from patchgd_nb.memory import plan
+        return plan(model.to('cuda' if cuda.is_available() else 'cpu'), budget=self.memory_budget, fraction=self.fraction, precision=self.precision).batch
 
     @property
     def careful(self): return dict(on_bad=self.on_bad, bad_list=Path(self.out_dir, 'bad_images.csv'))

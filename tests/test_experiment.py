@@ -248,3 +248,13 @@ def test_the_doctor(tmp_path):
     (tmp_path / 'openslide.py').write_text("raise OSError('libopenslide.so.1: cannot open shared object file')")
     p = patchgd('doctor', cwd=tmp_path, PYTHONPATH=os.pathsep.join([str(tmp_path), ENV['PYTHONPATH']]))
     assert p.returncode == 1 and 'libopenslide.so.1' in p.stdout and '-> pip install --force-reinstall' in p.stdout and '1 of these must be put right.' in p.stdout
+
+
+def test_a_memory_budget_sets_the_batch():
+    from patchgd_nb.memory import plan
+    from patchgd_nb.model import PatchModel
+    p = Panda.check({**DEFAULTS['train_panda'], 'memory_budget': '1GB'})
+    model = PatchModel('test_resnet', p.grid, 6, 64, 'smaller')
+    assert p.fitting(model) == plan(model, budget='1GB', fraction=1/8).batch != p.batch_size
+    assert Panda.check(DEFAULTS['train_panda']).fitting(model) == p.batch_size
+    with pytest.raises(ValueError, match="memory_budget='much' is not an amount of memory"): Panda.check({**DEFAULTS['train_panda'], 'memory_budget': 'much'})
