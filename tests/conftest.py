@@ -1,11 +1,12 @@
 "Shared by all tests: real data where there are any, a small cohort, one seed."
-import os
+import os, signal
 from pathlib import Path
 import hypothesis, pytest, torch
 from patchgd_nb.panda import make_mini_panda
 
 hypothesis.settings.register_profile('fixed', derandomize=True, deadline=None, max_examples=60)
 hypothesis.settings.load_profile('fixed')
+signal.signal(signal.SIGINT, signal.default_int_handler)   # a shell's background jobs ignore Ctrl-C, and so would what they start
 torch.set_num_threads(1)   # the tensors of tests are small; threads would only wait for each other
 
 

@@ -1,6 +1,7 @@
 "Z kept between epochs: what goes in comes out, however images are turned and runs are killed; only the oldest is encoded anew."
 import pytest, torch
 from hypothesis import given, settings, strategies as st
+from patchgd_nb.callback import Callback
 from patchgd_nb.model import BATCHNORM, PatchModel
 from patchgd_nb.patches import PatchGrid, turn
 from patchgd_nb.sampler import CoverSampler
@@ -185,3 +186,32 @@ def test_blank_patches_move_no_statistics_and_carry_no_gradient():
     plain, shared, b = small(), small(blank=255), batch()
     for model in (plain, shared): torch.manual_seed(3); PatchGD(CoverSampler(1/2)).step(model, *b[:2], torch.optim.SGD(model.parameters(), lr=0.), content=b[2])
     assert all(torch.equal(a, c) for (n, a), c in zip(plain.backbone.named_buffers(), shared.backbone.buffers()))
+
+
+class Stop(Callback):
+    "Stops the run after so many batches."
+    def __init__(self, after): self.left = after
+    def on_batch_end(self, trainer, result):
+        self.left -= 1
+        if not self.left: trainer.stop = True
+
+
+@pytest.mark.parametrize('after', (2, 3, 7))
+def test_a_run_with_kept_z_resumes_to_the_bit(tmp_path, after):
+    "Inside an epoch and between two; the bank goes back to the checkpoint's moment, whatever was written to it since."
+    batches = [batch(3, s)[:3] + ([f'{s}{k}' for k in range(3)],) for s in range(3)]
+    def trainer(name, *callbacks):
+        torch.manual_seed(5)
+        return Trainer(small(), CarryPatchGD(CoverSampler(1/4), ZBank(tmp_path / name / 'z')), batches, [batch(4, 9)], epochs=4, progress=False, checkpoint=tmp_path / name, callbacks=callbacks)
+    whole = trainer('whole').fit()
+    trainer('cut', Stop(after)).fit()
+    bank = ZBank(tmp_path / 'cut/z')      # what a process that went on for a while, and died, would have left
+    bank.rewind(trainer('cut').checkpoints.load().state['strategy'])
+    put(bank, ['00', '11'], 7)
+    again = trainer('cut')
+    torch.manual_seed(99)
+    again.fit(resume=True)
+    assert all(torch.equal(a, b) for a, b in zip(whole.model.state_dict().values(), again.model.state_dict().values()))
+    assert [e['loss'] for e in whole.trace.epochs] == [e['loss'] for e in again.trace.epochs][-4:]
+    z = [t.strategy.bank.read(['00', '12', '21'], SHAPE) for t in (whole, again)]
+    assert same(*z)
