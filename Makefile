@@ -27,7 +27,7 @@ train: $(INSTALLED)
 
 test: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 2 --skip_file_glob 'train_*'
-	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest tests -n 2 --dist loadfile
 
 slow: $(INSTALLED)
 	$(BIN)/python -m pytest tests -m slow

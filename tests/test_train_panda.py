@@ -37,6 +37,7 @@ def compare(out, least, **parameters):
     return time.time() - start
 
 
+@pytest.mark.slow
 def test_main_job_learns_in_a_third_of_its_time(tmp_path): compare(tmp_path, .5, minutes=1.2)
 
 
