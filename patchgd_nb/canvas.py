@@ -26,7 +26,7 @@ def area_mean(
         out = np.diff(upto, axis=0).swapaxes(0, 1)
     return ((out + area // 2) // area).astype(np.uint8)
 
-# %% ../nbs/10a_canvas.ipynb #c2e47e78
+# %% ../nbs/10a_canvas.ipynb #7011ba87
 BACKGROUNDS = dict(white=255, black=0)
 
 class Canvas:
@@ -48,6 +48,7 @@ class Canvas:
     @property
     def shape(self): return (self.size, self.size)
 
+# %% ../nbs/10a_canvas.ipynb #131875eb
 def _name(image): return getattr(image, 'path', 'the image')
 
 def _fit(image, size):
@@ -109,7 +110,7 @@ def overview(
     strips = [block_mean(image.read(r * factor, 0, min(step, last - r) * factor, width * factor, level), factor) for r in range(first, last, step)]
     return np.concatenate(strips), scale
 
-# %% ../nbs/10a_canvas.ipynb #16e09288
+# %% ../nbs/10a_canvas.ipynb #5f77d853
 def content_share(
     canvas,         # a Canvas
     grid,           # the PatchGrid over it
@@ -135,6 +136,7 @@ def content_share(
         share[i] = torch.where(inside > 0, inside, around / 2)
     return share.flatten()
 
+# %% ../nbs/10a_canvas.ipynb #1cf573dc
 def glass_level(
     image,  # as `open_image` gives it
 ):

@@ -118,9 +118,10 @@ class Checkpoints:
             _write(self.folder / 'probe.part', b'x'); (self.folder / 'probe.part').unlink()
         except OSError as e: raise ValueError(f'checkpoints cannot be written to {self.folder} ({e.strerror}): give a folder that can be written to, or make room.') from e
 
-# %% ../nbs/05a_checkpoint.ipynb #aa5cba9a
+# %% ../nbs/05a_checkpoint.ipynb #b515257f
 def _on_cpu(tensor): return tensor.detach().to('cpu', copy=True).contiguous()   # a copy: safetensors refuses tensors that share memory
 
+# %% ../nbs/05a_checkpoint.ipynb #6e724c40
 def _save(self,
     state,       # dicts, lists, tensors, numbers, texts; with `model` (weights by name), `epoch` and `batch`
     made={},     # what it was made with: plain data

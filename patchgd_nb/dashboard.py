@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['on_paper', 'PatchGDDashboard', 'replay']
 
-# %% ../nbs/08_dashboard.ipynb #b1656423
+# %% ../nbs/08_dashboard.ipynb #106d756e
 from html import escape
 from io import BytesIO
 import time
 import ipywidgets as W, numpy as np, torch
 from IPython.display import display
 from PIL import Image
-from .controls import Controls
+from .controls import Controls, hear_while_busy
 from .gauges import bar, draw_curves, make_curves, meter
 from .trainer import Callback
 from .view import OVERS, VIEWS, PatchView, choose_view, for_page
@@ -25,7 +25,7 @@ def on_paper(
     "Display the last frame and a strip of moments as pictures."
     display(picture(plot_frame(trace), for_page(trace.frames[-1], 'age')['alt']), picture(plot_strip(trace), 'Z at some moments of the run, oldest first'))
 
-# %% ../nbs/08_dashboard.ipynb #6cab651a
+# %% ../nbs/08_dashboard.ipynb #59681145
 class PatchGDDashboard(Callback):
     "Shows a run while it trains: image and Z, curves, progress, controls, and a slider to go back."
     def __init__(self,
@@ -60,42 +60,49 @@ class PatchGDDashboard(Callback):
         controls = Controls()
         controls.attach(self.trainer.strategy)
         self.build(controls.box)
+        hear_while_busy(self.box)
         display(self.box)
         self.controls = controls
 
-    def on_inner(self, trainer, j, loss, cells, Z):
-        if self.view == 'off': return
-        self.safely(lambda: self.watch.on_inner(trainer, j, loss, cells, Z))
-        if self.controls:
-            if self.controls.pause.value and cells is not None and self.controls.until is None: self.safely(lambda: self.now(trainer, j, loss, cells, Z))
-            trainer.clock += self.controls.after_inner()   # a pause is no training time
-            if self.controls.stopping: trainer.stop = True
+# %% ../nbs/08_dashboard.ipynb #bba9bce3
+def _on_inner(self, trainer, j, loss, cells, Z):
+    if self.view == 'off': return
+    self.safely(lambda: self.watch.on_inner(trainer, j, loss, cells, Z))
+    if self.controls:
+        if self.controls.pause.value and cells is not None and self.controls.until is None: self.safely(lambda: self.now(trainer, j, loss, cells, Z))
+        trainer.clock += self.controls.after_inner()   # a pause is no training time
+        if self.controls.stopping: trainer.stop = True
 
-    def now(self, trainer, j, loss, cells, Z):
-        "While somebody steps through, every inner iteration is shown."
-        row = self.watch.row(trainer)
-        last = self.trace.frames[-1] if self.trace.frames else None
-        if row is not None and not (last and (last['epoch'], last['batch'], last['j']) == (trainer.epoch, trainer.batch, j)): self.watch.take(trainer, row, j, loss, cells, Z)
+def _now(self, trainer, j, loss, cells, Z):
+    "While somebody steps through, every inner iteration is shown."
+    row = self.watch.row(trainer)
+    last = self.trace.frames[-1] if self.trace.frames else None
+    if row is not None and not (last and (last['epoch'], last['batch'], last['j']) == (trainer.epoch, trainer.batch, j)): self.watch.take(trainer, row, j, loss, cells, Z)
 
-    def on_stop(self, trainer):
-        if self.controls: self.controls.stopping = True   # do not wait for somebody to press Resume
+PatchGDDashboard.on_inner, PatchGDDashboard.now = _on_inner, _now
 
-    def on_batch_end(self, trainer, result):
-        if self.controls:
-            trainer.clock += self.controls.after_batch()
-            self.numbers_if_due(1.)
+# %% ../nbs/08_dashboard.ipynb #3080c160
+def _on_stop(self, trainer):
+    if self.controls: self.controls.stopping = True   # do not wait for somebody to press Resume
 
-    def on_epoch_end(self, trainer, metrics):
-        if self.view in ('text', 'static'): print(f'epoch {trainer.epoch}: ' + ', '.join(f'{k} {v:.3f}' for k, v in metrics.items()) + f', {trainer.seconds:.0f} s of training')
-        if self.controls: self.numbers_if_due(.2)
+def _on_batch_end(self, trainer, result):
+    if self.controls:
+        trainer.clock += self.controls.after_batch()
+        self.numbers_if_due(1.)
 
-    def numbers_if_due(self, seconds):
-        "Draw progress and curves, if the last time was so long ago and the share of the time allows it."
-        if time.time() - self.drawn > seconds and self.watch.affordable(): self.safely(lambda: self.watch.timed(self.draw_numbers))
+def _on_epoch_end(self, trainer, metrics):
+    if self.view in ('text', 'static'): print(f'epoch {trainer.epoch}: ' + ', '.join(f'{k} {v:.3f}' for k, v in metrics.items()) + f', {trainer.seconds:.0f} s of training')
+    if self.controls: self.numbers_if_due(.2)
 
-    def on_fit_end(self, trainer):
-        if self.view == 'static' and self.trace.frames: self.safely(lambda: on_paper(self.trace))
-        if self.controls: self.safely(self.finish)
+def _numbers_if_due(self, seconds):
+    "Draw progress and curves, if the last time was so long ago and the share of the time allows it."
+    if time.time() - self.drawn > seconds and self.watch.affordable(): self.safely(lambda: self.watch.timed(self.draw_numbers))
+
+def _on_fit_end(self, trainer):
+    if self.view == 'static' and self.trace.frames: self.safely(lambda: on_paper(self.trace))
+    if self.controls: self.safely(self.finish)
+
+for hook in (_on_stop, _on_batch_end, _on_epoch_end, _numbers_if_due, _on_fit_end): setattr(PatchGDDashboard, hook.__name__[1:], hook)
 
 # %% ../nbs/08_dashboard.ipynb #3f4185f7
 def _build(self, *controls):

@@ -113,13 +113,22 @@ class LiveBytes(TorchDispatchMode):
 
     def _gone(self, key): self.now -= self.sizes.pop(key)
 
-# %% ../nbs/09_memory.ipynb #97cc9d6a
+# %% ../nbs/09_memory.ipynb #cddd800e
 class _Inner(nn.Module):
     "What one inner iteration computes, as a module; without a Z, what the filling computes."
     def __init__(self, model): super().__init__(); self.model = model
     def forward(self, patches, cells=None, z=None):
         latents = self.model.encode(patches)
         return latents if z is None else self.model.head(ZBlock(z).write(cells, latents))
+
+@contextmanager
+def _training(model):
+    "In training mode meanwhile: evaluation keeps other things."
+    evaluating = not model.training
+    if evaluating: model.train()
+    try: yield
+    finally:
+        if evaluating: model.eval()
 
 def _play(inner, held, images, patches, chunk, shape):
     "A chunk of the filling and an inner iteration, on fake tensors."
@@ -132,6 +141,7 @@ def _play(inner, held, images, patches, chunk, shape):
     scores = run(torch.empty(images * patches, *size, dtype=torch.uint8, device=device), cells, z)
     nn.functional.cross_entropy(scores.float(), torch.zeros(images, dtype=torch.long, device=device)).backward()
 
+# %% ../nbs/09_memory.ipynb #12b9c1bd
 def step_bytes(
     model,            # a PatchModel
     images,           # batch size B
@@ -146,7 +156,7 @@ def step_bytes(
     kind, inner = dict(off=None, bf16=torch.bfloat16, fp16=torch.float16)[precision], _Inner(model)
     own = {n: t for n, t in (*inner.named_parameters(), *inner.named_buffers())}
     weights, trained = (sum(t.numel() * t.element_size() for t in own.values() if t.requires_grad or every) for every in (True, False))
-    with FakeTensorMode() as fake, torch.autocast(model.device.type, kind) if kind else nullcontext():
+    with _training(model), FakeTensorMode() as fake, torch.autocast(model.device.type, kind) if kind else nullcontext():
         held = {n: fake.from_tensor(t) for n, t in own.items()}
         for t in held.values():
             if t.requires_grad: t.grad = torch.empty_like(t)   # as it is after the first inner iteration
@@ -181,7 +191,7 @@ def in_bytes(
     if not match: raise ValueError(f"budget={budget!r} is not an amount of memory: write it like '16GB' or '900MB'.")
     return int(float(match[1]) * 2 ** dict(M=20, G=30, T=40)[match[2].upper()])
 
-# %% ../nbs/09_memory.ipynb #19e49667
+# %% ../nbs/09_memory.ipynb #ed076e21
 SPARE = .9   # of a budget may be planned; the rest is for the driver, cuDNN's work space, and rounding
 
 def _largest(cost, most):
@@ -193,12 +203,7 @@ def _largest(cost, most):
     while n > 1 and cost(n) > 0: n -= max(1, ceil(cost(n) / slope))
     return max(n, 1)
 
-def _in_training(work, model, *args):
-    "`work`, with the model in training mode meanwhile: evaluation keeps other things."
-    model.train()
-    try: return work(model, *args)
-    finally: model.eval()
-
+# %% ../nbs/09_memory.ipynb #e810aa74
 def plan(
     model,            # a PatchModel, on the device it will train on
     image_size=None,  # pixels along each axis of the images; those of the model's grid unless given
@@ -213,13 +218,12 @@ def plan(
     budget, patches = in_bytes(budget), ceil(len(grid) * fraction - 1e-9)
     need = lru_cache(lambda batch, patches: step_bytes(model, batch, patches, grid.shape, precision, min(8, patches)))
     over = lambda batch, patches: need(batch, patches)['peak'] - SPARE * budget
-    if not model.training: return _in_training(plan, model, image_size, budget, fraction, precision, most)
     batch = _largest(lambda b: over(b, patches), most)
     if batch == 0: batch, patches = 1, _largest(lambda s: over(1, s), patches)
     if patches == 0: raise ValueError(f"not even one patch of one image fits: it takes {need(1, 1)['peak'] / 2**30:.2f} GiB of {budget / 2**30:.4g}; choose smaller patches or a smaller backbone.")
     return Plan(batch, patches, patches / len(grid), budget, need(batch, patches))
 
-# %% ../nbs/09_memory.ipynb #0385aaf6
+# %% ../nbs/09_memory.ipynb #afcd1359
 def device_memory(
     device,  # a torch.device
 ):
@@ -234,6 +238,7 @@ def sampled_patches(strategy, grid, content=None):
     most = len(grid) if content is None else int((content > 0).sum(1).max())
     return max(1, ceil(most * strategy.sampler.fraction - 1e-9))
 
+# %% ../nbs/09_memory.ipynb #6069f0d3
 def too_large(
     model,            # a PatchModel; of any other nothing is foretold
     strategy,         # how it will be trained

@@ -123,7 +123,7 @@ class PatchModel(nn.Module):
         with module_mode(self.backbone, 'running') if len(x) == 1 else nullcontext():
             return self.backbone(x).reshape(*lead, self.latent_dim)
 
-# %% ../nbs/04_model.ipynb #14e487e0
+# %% ../nbs/04_model.ipynb #c467b900
 def _cells(self,
     images,        # (B, C, *image_size) or a list of B lazily read images
     content=None,  # (B, K), above 0 where a patch has content; every patch unless given
@@ -144,6 +144,7 @@ def _blank_z(self,
     patch = torch.full((len(self.normalize.mean), *self.grid.patch_size), self.blank, dtype=torch.uint8)
     with module_mode(self.backbone, 'eval'): return z + self.encode(patch)
 
+# %% ../nbs/04_model.ipynb #a158dcc1
 @torch.no_grad()
 def _fill(self,
     images,        # (B, C, *image_size) or a list of B lazily read images

@@ -26,7 +26,7 @@ def decode(
     for level, (height, width) in enumerate(image.levels):
         for r in range(0, height, 512): image.read(r, 0, min(512, height - r), width, level)
 
-# %% ../nbs/10c_prepare.ipynb #d9a9a11d
+# %% ../nbs/10c_prepare.ipynb #36bf8ae1
 def look_at(
     path,        # a file
     quick=True,  # open it only
@@ -60,6 +60,7 @@ def look_through(
             f.flush()
     return {p: seen[p] for p in stamps}
 
+# %% ../nbs/10c_prepare.ipynb #d0d6ebfd
 def _read_seen(file):
     "The lines of an earlier run, the last one cut off if it was not whole."
     if not file.exists(): return {}
@@ -86,7 +87,7 @@ def same_files(
         else: same_size.append(p)
     return out
 
-# %% ../nbs/10c_prepare.ipynb #4b53714d
+# %% ../nbs/10c_prepare.ipynb #ac8a94a8
 def write_text(
     path,  # file to write
     text,  # its content
@@ -115,6 +116,7 @@ def _odd_name(path, twice, problem):
     if not fits_a_cell(path): return f'{path!r} is no name that a table can hold: rename the file.'
     if twice and not problem: return f'{path} has the name of another image: rename one of them.'
 
+# %% ../nbs/10c_prepare.ipynb #95e8593c
 def read_images(
     table,           # `images.csv`
     data_dir,        # folder that its paths begin at

@@ -102,7 +102,7 @@ def _count_once(module, times):
     finally:
         for m, momentum in zip(norms, before): m.momentum = momentum
 
-# %% ../nbs/05_strategy.ipynb #a9307ea4
+# %% ../nbs/05_strategy.ipynb #c0c61374
 def _begin(self, model, images, content, sampled, names, turns):
     "Z before the first inner iteration, which need not fill what it writes itself; and the cells that this batch writes, for `end`."
     rest = (content > 0) & ~sampled[0]
@@ -111,6 +111,7 @@ def _begin(self, model, images, content, sampled, names, turns):
 def _draw(self, content): return self.sampler(content, self.inner_steps)
 def _end(self, Z, changed, steps, names, turns): pass
 
+# %% ../nbs/05_strategy.ipynb #e610f6cf
 def _step(self, model, images, labels, optimizer, content=None, precision=None, on_inner=None, names=None, turns=None):
     "One batch: J inner iterations, an optimizer step after every `accumulate` of them and after the last."
     precision, labels = precision or Precision(), labels.to(model.device)

@@ -48,7 +48,7 @@ class Trace:
         "Record one epoch."
         self.epochs.append({k: float(v) for k, v in metrics.items()})
 
-# %% ../nbs/07_trace.ipynb #3e0df263
+# %% ../nbs/07_trace.ipynb #36c20299
 def _samples(self,
     image=None,  # name of an image; all of them unless given
 ):
@@ -67,16 +67,7 @@ def _times_sampled(self,
     "How often each patch was sampled in the kept inner iterations, shaped like the grid."
     return sum(s.sum(0) for *_, s in self.samples(image)).reshape(self.shape)
 
-def _before(self,
-    epoch,  # the first epoch to leave out
-):
-    "The record as it was before `epoch` began."
-    self.inner, self.epochs = [r for r in self.inner if r[0] < epoch], [e for e in self.epochs if e['epoch'] < epoch]
-    self.sampled = deque((s for s in self.sampled if s[0] < epoch), self.sampled.maxlen)
-    self.frames = deque((f for f in self.frames if f['epoch'] < epoch), self.frames.maxlen)
-    return self
-
-Trace.samples, Trace.times_sampled, Trace.before = _samples, _times_sampled, _before
+Trace.samples, Trace.times_sampled = _samples, _times_sampled
 
 # %% ../nbs/07_trace.ipynb #ea432900
 def _plot(self,

@@ -27,7 +27,7 @@ def warm_then_linear(
     if progress < warmup: return max(progress / warmup, .01)
     return max(0., (1 - progress) / (1 - warmup))
 
-# %% ../nbs/06_trainer.ipynb #7e33dda0
+# %% ../nbs/06_trainer.ipynb #d3e1e3c5
 class Trainer:
     "Trains a model with a strategy: epochs, learning rate, validation, callbacks, checkpoints, and a `Trace` of it all."
     def __init__(self,
@@ -75,7 +75,7 @@ def _progress(self):
 
 Trainer._call, Trainer.progress = _call, property(_progress)
 
-# %% ../nbs/06_trainer.ipynb #795a7684
+# %% ../nbs/06_trainer.ipynb #aaf44bc2
 def _fit(self,
     resume=False,  # go on from the folder's newest checkpoint, if there is one
 ):
@@ -102,6 +102,7 @@ def _hear(self):
     self.stop = True
     self._call('on_stop')
 
+# %% ../nbs/06_trainer.ipynb #47cf8a36
 def _epoch(self):
     self.model.train()
     self.trace.epochs = [e for e in self.trace.epochs if e['epoch'] < self.epoch]   # one that was broken off is measured again
@@ -123,7 +124,7 @@ def _epoch(self):
 
 Trainer.fit, Trainer._hear, Trainer._epoch = _fit, _hear, _epoch
 
-# %% ../nbs/06_trainer.ipynb #9b97f7ae
+# %% ../nbs/06_trainer.ipynb #049a58e4
 def _check_labels(labels, n, ids):
     "Refuse labels that are not classes; a loss would read beside its table, or end in an assertion on the device."
     for i in ((labels < 0) | (labels >= (n or torch.inf))).nonzero().flatten().tolist():
@@ -147,6 +148,7 @@ def _step(self, images, labels, content, **keep):
     hint = too_large(self.model, self.strategy, len(images), self.budget or device_memory(self.device), content, self.precision.kind)
     raise MemoryError(f"out of memory in epoch {self.epoch}, batch {self.batch} ({said.rstrip('.')}): {hint or 'by itself this step should fit, so something else holds memory; free it, or choose a smaller batch_size or fraction'}.")
 
+# %% ../nbs/06_trainer.ipynb #03d6b7a1
 def _tick(self):
     now = time.perf_counter()
     self.seconds, self.clock = self.seconds + now - self.clock, now

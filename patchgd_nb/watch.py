@@ -72,7 +72,7 @@ def thumbnail(
     Image.fromarray(x).save(out, 'JPEG', quality=85)
     return out.getvalue()
 
-# %% ../nbs/07a_watch.ipynb #07669354
+# %% ../nbs/07a_watch.ipynb #44a67196
 STATES = 'blank', 'filled only', 'refreshed this batch', 'sampled now'   # 0 to 3
 MOST = 64   # cells along a side of a frame; larger grids are drawn coarser
 
@@ -97,26 +97,6 @@ class Watch(Callback):
         self.pending.append((self.id(trainer, i), i, cells))
         if self.due(): self.timed(lambda: self.take(trainer, i, j, loss, cells, Z))
 
-    def due(self):
-        "Whether a frame may be taken: the last one is some time ago, and all of them together were a small share of the time."
-        return self.next is None or time.perf_counter() >= self.next and self.affordable()
-
-    def affordable(self):
-        "Whether one more like the last fits into the share of the time; of inner iterations below 200 milliseconds, into that of 50 each."
-        if self.start is None: return True
-        elapsed = time.perf_counter() - self.start
-        if elapsed < .2 * self.seen: elapsed = min(elapsed, .05 * self.seen)
-        return self.spent + self.last <= self.share * elapsed
-
-    def timed(self, work):
-        "Do `work` and count what it took; the first time, when everything is set up, does not count."
-        began = time.perf_counter()
-        work()
-        now = time.perf_counter()
-        if self.start is None: self.start, self.spent, self.seen = now, 0., 0
-        else: self.spent, self.last = self.spent + now - began, now - began
-        self.next = now + self.every
-
     def row(self, trainer):
         "Which row of the batch is watched; None if the image is not in it."
         names = trainer.current[3]
@@ -127,7 +107,30 @@ class Watch(Callback):
         names = trainer.current[3]
         return str(names[i]) if names else f'image {i} of its batch'
 
-# %% ../nbs/07a_watch.ipynb #a49a11d9
+# %% ../nbs/07a_watch.ipynb #09d04a60
+def _due(self):
+    "Whether a frame may be taken: the last one is some time ago, and all of them together were a small share of the time."
+    return self.next is None or time.perf_counter() >= self.next and self.affordable()
+
+def _affordable(self):
+    "Whether one more like the last fits into the share of the time; of inner iterations below 200 milliseconds, into that of 50 each."
+    if self.start is None: return True
+    elapsed = time.perf_counter() - self.start
+    if elapsed < .2 * self.seen: elapsed = min(elapsed, .05 * self.seen)
+    return self.spent + self.last <= self.share * elapsed
+
+def _timed(self, work):
+    "Do `work` and count what it took; the first time, when everything is set up, does not count."
+    began = time.perf_counter()
+    work()
+    now = time.perf_counter()
+    if self.start is None: self.start, self.spent, self.seen = now, 0., 0
+    else: self.spent, self.last = self.spent + now - began, now - began
+    self.next = now + self.every
+
+Watch.due, Watch.affordable, Watch.timed = _due, _affordable, _timed
+
+# %% ../nbs/07a_watch.ipynb #51ec43ff
 def _take(self, trainer, i, j, loss, cells, Z):
     "Take a frame of image `i` of the batch."
     for name, row, sampled in self.pending: np.add.at(self.times.setdefault(name, np.zeros(len(trainer.model.grid), int)), sampled[sampled[:, 0] == row, 1].cpu().numpy(), 1)
@@ -150,6 +153,7 @@ def _take(self, trainer, i, j, loss, cells, Z):
                                  rows=-(-shape[0] // factor), cols=-(-shape[1] // factor), factor=factor, **layers), picture)
     if self.on_frame: self.on_frame(trainer)
 
+# %% ../nbs/07a_watch.ipynb #00fa301a
 def _memory(self, device):
     "GiB in use now, at most so far, and all there are: of the GPU, or of this process and its machine."
     if device.type == 'cuda': what, parts = 'GPU memory', (torch.cuda.memory_allocated(device), torch.cuda.max_memory_allocated(device), torch.cuda.get_device_properties(device).total_memory)

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['KEPT', 'ZBlock', 'ZBank']
 
-# %% ../nbs/02_zblock.ipynb #1ae670a0
+# %% ../nbs/02_zblock.ipynb #00c4561e
 from pathlib import Path
-import json, os, warnings
+import json, os, secrets, warnings
 import numpy as np, torch
 from .patches import turn
 
@@ -42,13 +42,14 @@ class ZBlock:
         self.age[cells[:, 0], cells[:, 1]] = 0
         return self.z
 
-# %% ../nbs/02_zblock.ipynb #117d92e1
+# %% ../nbs/02_zblock.ipynb #8455c1cb
 class ZBank:
     "Z of each training image, kept between epochs: half-precision numbers in a memory-mapped file beside the run, and when each cell was written."
     def __init__(self,
         folder,  # where its files lie; a bank begins empty and replaces another one there, unless it is rewound
     ):
         self.folder, self.rows, self.clock, self.shape, self.moment, self.noted = Path(folder), {}, 0, None, 0, None
+        self.run = secrets.token_hex(4)   # notes of another run in the same folder are not its own
 
     def __repr__(self): return f'ZBank({str(self.folder)!r}): {len(self.rows)} images'
 
@@ -117,12 +118,14 @@ def _write(self,
 
 ZBank.write = _write
 
-# %% ../nbs/02_zblock.ipynb #9a71ec96
+# %% ../nbs/02_zblock.ipynb #b490069e
 KEPT = 4   # moments that can be gone back to: a run keeps three checkpoints, and may be killed while it writes another
+
+def _undo_file(self, number): return self.folder / f'undo-{self.run}-{number}.bin'
 
 def _note(self, rows):
     "Note rows that change for the first time since the last mark, as they are before."
-    with open(self.folder / f'undo-{self.moment}.bin', 'ab') as f:
+    with open(self.undo_file(self.moment), 'ab') as f:
         for r in sorted(rows - self.noted): f.write(np.int64(r).tobytes() + self.written[r].tobytes() + self.z[r].tobytes())
     self.noted |= rows
 
@@ -131,18 +134,19 @@ def _mark(self):
     self.moment, self.noted = self.moment + 1, set()
     if self.shape is not None:
         self.z.flush(); self.written.flush()
-        (self.folder / f'undo-{self.moment}.bin').touch()
-        (self.folder / f'undo-{self.moment - KEPT}.bin').unlink(missing_ok=True)
-    return dict(moment=self.moment, clock=self.clock, images=len(self.rows), shape=self.shape)
+        self.undo_file(self.moment).touch()
+        self.undo_file(self.moment - KEPT).unlink(missing_ok=True)
+    return dict(run=self.run, moment=self.moment, clock=self.clock, images=len(self.rows), shape=self.shape)
 
-ZBank.note, ZBank.mark = _note, _mark
+ZBank.undo_file, ZBank.note, ZBank.mark = _undo_file, _note, _mark
 
-# %% ../nbs/02_zblock.ipynb #10d2ed91
+# %% ../nbs/02_zblock.ipynb #4fb0e61b
 def _rewind(self,
     moment,  # as `mark` gave it
 ):
-    "Bring the bank of an earlier process back to a moment; one that is too long ago, or whose files are gone, leaves an empty bank and a warning."
-    found = sorted((int(p.stem.split('-')[1]) for p in self.folder.glob('undo-*.bin')), reverse=True)
+    "Bring the bank of an earlier process back to a moment; one that is too long ago, of another run, or whose files are gone, leaves an empty bank and a warning."
+    self.run = moment['run']
+    found = sorted((int(p.stem.split('-')[2]) for p in self.folder.glob(f'undo-{self.run}-*.bin')), reverse=True)
     if moment['shape'] is None or not {moment['moment']} <= set(found) or not (self.folder / 'names.txt').exists():
         if moment['shape'] is not None: warnings.warn(f'{self.folder} cannot be brought back to the checkpoint: Z is filled anew.')
         self.shape, self.rows, self.clock, self.noted = None, {}, moment['clock'], None
@@ -159,7 +163,7 @@ def _rewind(self,
 
 def _undo(self, number, last):
     "Put back the rows noted since a mark, newest mark first; done twice, after a kill, it does no harm."
-    path = self.folder / f'undo-{number}.bin'
+    path = self.undo_file(number)
     ages, size = 4 * self.shape[0], 8 + 4 * self.shape[0] + 2 * self.shape[0] * self.shape[1]
     with open(path, 'rb') as f:
         while len(record := f.read(size)) == size:   # a last note that is cut short belongs to a row not yet changed

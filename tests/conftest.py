@@ -45,7 +45,8 @@ def browser():
 
 
 @pytest.fixture
-def page(browser):
+def page(browser, lab):
     context = browser.new_context(viewport=dict(width=1280, height=1400))
     yield context.new_page()
     context.close()
+    lab.shut_down()

@@ -63,7 +63,7 @@ def test_a_bank_goes_back_to_a_mark_whatever_came_after(tmp_path_factory, before
         elif marks < 3: bank.mark(); marks += 1
     if bank.shape is not None:   # a note cut short: its row had not been changed yet
         record = 8 + 4 * 16 + 2 * 16 * 3
-        with open(folder / f'undo-{bank.moment}.bin', 'ab') as f: f.write(b'\1' * min(cut, record - 1))
+        with open(bank.undo_file(bank.moment), 'ab') as f: f.write(b'\1' * min(cut, record - 1))
     later = ZBank(folder)
     later.rewind(moment)
     if names: assert same(contents(later, names), expected)
@@ -79,6 +79,16 @@ def test_a_mark_too_long_ago_leaves_an_empty_bank_and_says_so(tmp_path):
     put(bank, ['a'], 0)
     moment = bank.mark()
     for i in range(6): put(bank, ['a'], i); bank.mark()
+    later = ZBank(tmp_path)
+    with pytest.warns(UserWarning, match='filled anew'): later.rewind(moment)
+    assert (later.read(['a'], SHAPE)[1] == -1).all()
+
+
+def test_marks_of_another_run_in_the_same_folder_are_not_taken_for_its_own(tmp_path):
+    first, second = ZBank(tmp_path), ZBank(tmp_path)
+    put(first, ['a'], 0)
+    moment = first.mark()
+    put(second, ['a'], 1); second.mark()
     later = ZBank(tmp_path)
     with pytest.warns(UserWarning, match='filled anew'): later.rewind(moment)
     assert (later.read(['a'], SHAPE)[1] == -1).all()
