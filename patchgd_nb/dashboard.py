@@ -5,11 +5,13 @@
 # %% auto #0
 __all__ = ['on_paper', 'PatchGDDashboard', 'replay']
 
-# %% ../nbs/08_dashboard.ipynb #106d756e
+# %% ../nbs/08_dashboard.ipynb #910e8bfd
 from html import escape
 from io import BytesIO
+from threading import Event
 import time
 import ipywidgets as W, numpy as np, torch
+from IPython import get_ipython
 from IPython.display import display
 from PIL import Image
 from .controls import Controls, hear_while_busy
@@ -25,7 +27,7 @@ def on_paper(
     "Display the last frame and a strip of moments as pictures."
     display(picture(plot_frame(trace), for_page(trace.frames[-1], 'age')['alt']), picture(plot_strip(trace), 'Z at some moments of the run, oldest first'))
 
-# %% ../nbs/08_dashboard.ipynb #59681145
+# %% ../nbs/08_dashboard.ipynb #9a374636
 class PatchGDDashboard(Callback):
     "Shows a run while it trains: image and Z, curves, progress, controls, and a slider to go back."
     def __init__(self,
@@ -61,8 +63,12 @@ class PatchGDDashboard(Callback):
         controls.attach(self.trainer.strategy)
         self.build(controls.box)
         hear_while_busy(self.box)
+        drawn = Event()
+        self.curves.observe(lambda change: drawn.set(), '_js2py_traceDeltas')   # plotly's first word from the page
         display(self.box)
         self.controls = controls
+        # plotly is 5 MB, and what is not loaded after two seconds is given up by the page: training, which takes all cores, waits a little
+        if hasattr(get_ipython(), 'kernel'): drawn.wait(5)
 
 # %% ../nbs/08_dashboard.ipynb #bba9bce3
 def _on_inner(self, trainer, j, loss, cells, Z):

@@ -159,7 +159,7 @@ class Har(Experiment):
     @property
     def tiling(self): return (self.SIGNAL,), self.patch_size
 
-# %% ../nbs/14_experiment.ipynb #234644b2
+# %% ../nbs/14_experiment.ipynb #e740a5dc
 class Images(Experiment):
     "What experiments on images set besides."
     accumulate: MaybeWhole
@@ -167,6 +167,8 @@ class Images(Experiment):
     precision: Precision
     workers: Count
     on_bad: OnBad
+    keep_z: Switch
+    compiled: Switch
 
     def fitting(self, model):
         "The batch size: that of the parameters, or with a memory_budget the largest that fits into it."
@@ -174,6 +176,15 @@ class Images(Experiment):
         from torch import cuda
         from patchgd_nb.memory import plan
         return plan(model.to('cuda' if cuda.is_available() else 'cpu'), budget=self.memory_budget, fraction=self.fraction, precision=self.precision).batch
+
+    @property
+    def strategy(self):
+        "PatchGD; with keep_z CarryPatchGD, whose Z lies beside the checkpoints."
+        from patchgd_nb.sampler import CoverSampler
+        from patchgd_nb.strategy import CarryPatchGD, PatchGD
+        from patchgd_nb.zblock import ZBank
+        sampler = CoverSampler(self.fraction)
+        return CarryPatchGD(sampler, ZBank(self.checkpoint / 'z'), accumulate=self.accumulate) if self.keep_z else PatchGD(sampler, accumulate=self.accumulate)
 
     @property
     def careful(self): return dict(on_bad=self.on_bad, bad_list=Path(self.out_dir, 'bad_images.csv'))

@@ -258,3 +258,10 @@ def test_a_memory_budget_sets_the_batch():
     assert p.fitting(model) == plan(model, budget='1GB', fraction=1/8).batch != p.batch_size
     assert Panda.check(DEFAULTS['train_panda']).fitting(model) == p.batch_size
     with pytest.raises(ValueError, match="memory_budget='much' is not an amount of memory"): Panda.check({**DEFAULTS['train_panda'], 'memory_budget': 'much'})
+
+
+def test_keep_z_chooses_the_strategy(tmp_path):
+    from patchgd_nb.strategy import CarryPatchGD, PatchGD
+    plain, kept = (Panda.check({**DEFAULTS['train_panda'], 'out_dir': str(tmp_path), 'keep_z': k}).strategy for k in (False, True))
+    assert type(plain) is PatchGD and type(kept) is CarryPatchGD and kept.bank.folder == tmp_path / 'patchgd/z'
+    assert (kept.sampler.fraction, kept.accumulate) == (plain.sampler.fraction, plain.accumulate) == (1 / 8, 2)

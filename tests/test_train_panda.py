@@ -30,7 +30,6 @@ def compare(out, **parameters):
     patchgd, whole = results(out).values()
     print(f'PatchGD {patchgd}\nbaseline {whole}\n{time.time() - start:.0f} s')
     assert .95 * patchgd['kept for backward (MiB)'] < whole['kept for backward (MiB)'] <= patchgd['kept for backward (MiB)']
-    assert whole['training (s)'] > .98 * patchgd['training (s)']
     pictures = [o for c in json.loads((out / 'out.ipynb').read_text())['cells'] for o in c.get('outputs', []) if 'image/png' in o.get('data', {})]
     assert len(pictures) >= 4
     return patchgd, whole, time.time() - start
@@ -38,7 +37,7 @@ def compare(out, **parameters):
 
 def test_main_job_runs_to_its_end(tmp_path):
     "Every cell of it, for a short time; too short to learn anything beside other tests."
-    patchgd, whole, _ = compare(tmp_path, minutes=.3)
+    patchgd, whole, _ = compare(tmp_path, n_slides=60, minutes=.1)
     assert all(-1 <= row['QWK'] <= 1 for row in (patchgd, whole))
 
 
@@ -47,7 +46,7 @@ def test_main_job_runs_to_its_end(tmp_path):
 def test_main_job_learns_what_shrunk_slides_do_not_show(tmp_path, least, most, parameters):
     "QWK 0.20 above the baseline; without parameters, as a newcomer runs it, within 12 minutes."
     patchgd, whole, seconds = compare(tmp_path, **parameters)
-    assert patchgd['QWK'] >= least and patchgd['QWK'] - whole['QWK'] >= .20 and seconds < 60 * most
+    assert whole['training (s)'] > .98 * patchgd['training (s)'] and patchgd['QWK'] >= least and patchgd['QWK'] - whole['QWK'] >= .20 and seconds < 60 * most
 
 
 def test_real_slide_end_to_end(data, tmp_path):
@@ -91,3 +90,14 @@ def test_a_bad_folder_ends_before_training(cohort, tmp_path, damage, says):
     run = papermill(tmp_path, data_dir=tmp_path / 'data')
     assert run.returncode == 1 and says in run.stderr, run.stderr[-2000:]
     assert not (tmp_path / 'patchgd').exists()
+
+
+@pytest.mark.slow
+def test_keeping_z_and_going_on_after_a_break(tmp_path):
+    "The main job with Z kept between epochs; what a second run finds is enough to go on."
+    few = dict(n_slides=30, minutes=.1, keep_z=True)
+    run = papermill(tmp_path, **few)
+    assert run.returncode == 0, run.stderr[-2000:]
+    run = papermill(tmp_path, **few | dict(minutes=.15), resume=True)
+    assert run.returncode == 0, run.stderr[-2000:]
+    assert results(tmp_path)['PatchGD']['training (s)'] >= 9 and (tmp_path / 'patchgd/z/z.bin').exists()
