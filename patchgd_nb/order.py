@@ -61,7 +61,7 @@ class _Order:
         items = list(zip(order.tolist(), torch.randint(2**62, (self.n,), generator=g).tolist()))
         return iter([items[b * self.batch_size:(b + 1) * self.batch_size] for b in range(self.skip, len(self))])
 
-# %% ../nbs/05b_order.ipynb #5d6a3d95
+# %% ../nbs/05b_order.ipynb #8cbd41d6
 class _Seeded(torch.utils.data.Dataset):
     "Items by (number, seed): what is random in an item follows from the seed. Notes what each worker is reading."
     def __init__(self, data, workers): self.data, self.notes = data, torch.full((workers, 2), -1).share_memory_()
@@ -81,7 +81,8 @@ def _batch_or_error(collate, items): return next((i for i in items if isinstance
 
 def _quiet_worker(number):
     "Ctrl-C reaches every process of a terminal; what it means is the affair of the one that trains."
-    signal.signal(signal.SIGINT, signal.SIG_IGN); signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))   # a kernel that ends ends its readers; torch takes a death by a signal for an accident
 
 # %% ../nbs/05b_order.ipynb #b277627d
 class Loader(torch.utils.data.DataLoader):
