@@ -56,13 +56,13 @@ def thin(
     at = np.unique(np.linspace(0, len(y) - 1, most).astype(int)) if len(y) else np.zeros(0, int)
     return at + first, np.asarray(y)[at]
 
-# %% ../nbs/07d_gauges.ipynb #e2803ae3
+# %% ../nbs/07d_gauges.ipynb #707d461c
 def draw_curves(
     figure,  # as `make_curves` gives it
     trace,   # a Trace
 ):
     "Put the whole run into the curves, in one message."
-    loss, rate = (np.array([r[i] for r in trace.inner]) for i in (3, 4))
+    loss, rate = (trace.inner.column(i) for i in (3, 4))
     width, epochs = max(1, len(loss) // 40), trace.epochs
     mean = np.convolve(loss, np.ones(width) / width, 'valid') if len(loss) else loss
     by_epoch = [([e['epoch'] + 1 for e in epochs], [e.get(k) for e in epochs]) for k in ('accuracy', 'qwk')]
