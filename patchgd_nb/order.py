@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['random_states', 'set_random_states', 'begin', 'Loader']
 
-# %% ../nbs/05b_order.ipynb #e0b2c861
+# %% ../nbs/05b_order.ipynb #851fb3a3
 from functools import partial
-import multiprocessing, os, random, signal, time
-import numpy as np, torch
+import multiprocessing, os, random, signal, threading, time
+import numpy as np, psutil, torch
 from torch.utils.data import get_worker_info
 
 # %% ../nbs/05b_order.ipynb #25535f51
@@ -61,7 +61,7 @@ class _Order:
         items = list(zip(order.tolist(), torch.randint(2**62, (self.n,), generator=g).tolist()))
         return iter([items[b * self.batch_size:(b + 1) * self.batch_size] for b in range(self.skip, len(self))])
 
-# %% ../nbs/05b_order.ipynb #8cbd41d6
+# %% ../nbs/05b_order.ipynb #cc8ac6d1
 class _Seeded(torch.utils.data.Dataset):
     "Items by (number, seed): what is random in an item follows from the seed. Notes what each worker is reading."
     def __init__(self, data, workers): self.data, self.notes = data, torch.full((workers, 2), -1).share_memory_()
@@ -79,12 +79,18 @@ class _Seeded(torch.utils.data.Dataset):
 
 def _batch_or_error(collate, items): return next((i for i in items if isinstance(i, Exception)), None) or collate(items)
 
-def _quiet_worker(number):
+def _end_with(pid):
+    "End this process when another one is gone; torch looks at the parent only, which need not be the one that trains."
+    while psutil.pid_exists(pid): time.sleep(3)
+    os._exit(0)
+
+def _quiet_worker(trains, number):
     "Ctrl-C reaches every process of a terminal; what it means is the affair of the one that trains."
+    threading.Thread(target=_end_with, args=(trains,), daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))   # a kernel that ends ends its readers; torch takes a death by a signal for an accident
 
-# %% ../nbs/05b_order.ipynb #b277627d
+# %% ../nbs/05b_order.ipynb #16136b67
 class Loader(torch.utils.data.DataLoader):
     "Batches of a data set whose order and random draws follow from one number, drawn from torch's random state when a pass begins."
     def __init__(self,
@@ -96,7 +102,7 @@ class Loader(torch.utils.data.DataLoader):
     ):
         self.order, self.skip = _Order(len(data), batch_size, shuffle), 0   # skip: batches left out of the next pass, unread
         super().__init__(_Seeded(data, workers), batch_sampler=self.order, collate_fn=partial(_batch_or_error, collate), num_workers=workers, persistent_workers=workers > 0,
-                         pin_memory=torch.cuda.is_available(), worker_init_fn=_quiet_worker, generator=torch.Generator())
+                         pin_memory=torch.cuda.is_available(), worker_init_fn=partial(_quiet_worker, os.getpid()), generator=torch.Generator())
 
     def __iter__(self):
         self.order.seed, self.order.skip, self.skip = int(torch.randint(2**62, ())), self.skip, 0

@@ -1,5 +1,6 @@
 "A night of training: killed, told to stop, out of disk, out of readers; each time as if nothing had happened, or said in one sentence."
 import json, multiprocessing, os, random, signal, subprocess, sys, threading, time
+from contextlib import suppress
 from pathlib import Path
 import numpy as np, pandas as pd, psutil, pytest, torch
 from PIL import Image
@@ -74,7 +75,7 @@ def killed_and_resumed(tmp_path, kills, workers):
             if flush is None:
                 at = time.time() + rng.uniform(.1, 1.5)
                 while p.is_alive() and time.time() < at: time.sleep(.01)
-                os.kill(p.pid, signal.SIGKILL)
+                with suppress(ProcessLookupError): os.kill(p.pid, signal.SIGKILL)   # it may just have ended by itself
             p.join(120)
             finished = p.exitcode == 0
             if not finished:
@@ -91,6 +92,17 @@ def killed_and_resumed(tmp_path, kills, workers):
 
 # once there is a checkpoint, every process has another seed and other first weights: what is resumed comes from the files alone
 def test_killed_at_random_moments_and_resumed_it_is_the_same_run(tmp_path): assert killed_and_resumed(tmp_path, 4, 0) >= 1
+
+
+def test_readers_end_when_the_run_is_killed(tmp_path):
+    "Also where they were started by a server of their own, as Python 3.14 does."
+    p = ctx.Process(target=train, args=(images_in(tmp_path / 'images', 16), tmp_path / 'run', 2)); p.start()
+    while not Checkpoints(tmp_path / 'run').names(): time.sleep(.05)
+    readers = psutil.Process(p.pid).children(recursive=True)
+    os.kill(p.pid, signal.SIGKILL); p.join(30)
+    gone, left = psutil.wait_procs(readers, timeout=30)
+    for q in left: q.kill()
+    assert len(gone) >= 2 and not left
 
 
 @pytest.mark.slow
