@@ -28,7 +28,7 @@ train: $(INSTALLED)
 test: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 2 --skip_file_glob 'train_*'
 	$(BIN)/python -m pytest tests -n 2 --dist worksteal -m 'not slow and not browser'
-	$(BIN)/python -m pytest tests -m browser   # alone: a page answers in time only where cores are free
+	$(BIN)/python -m pytest tests -m 'browser and not slow'   # alone: a page answers in time only where cores are free
 
 slow: $(INSTALLED)
 	$(BIN)/python -m pytest tests -m slow

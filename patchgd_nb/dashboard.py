@@ -27,7 +27,7 @@ def on_paper(
     "Display the last frame and a strip of moments as pictures."
     display(picture(plot_frame(trace), for_page(trace.frames[-1], 'age')['alt']), picture(plot_strip(trace), 'Z at some moments of the run, oldest first'))
 
-# %% ../nbs/08_dashboard.ipynb #9a374636
+# %% ../nbs/08_dashboard.ipynb #b2d91219
 class PatchGDDashboard(Callback):
     "Shows a run while it trains: image and Z, curves, progress, controls, and a slider to go back."
     def __init__(self,
@@ -58,17 +58,19 @@ class PatchGDDashboard(Callback):
         if self.view != 'widgets': return
         self.safely(self.open)
 
-    def open(self):
-        controls = Controls()
-        controls.attach(self.trainer.strategy)
-        self.build(controls.box)
-        hear_while_busy(self.box)
-        drawn = Event()
-        self.curves.observe(lambda change: drawn.set(), '_js2py_traceDeltas')   # plotly's first word from the page
-        display(self.box)
-        self.controls = controls
-        # plotly is 5 MB, and what is not loaded after two seconds is given up by the page: training, which takes all cores, waits a little
-        if hasattr(get_ipython(), 'kernel'): drawn.wait(5)
+# %% ../nbs/08_dashboard.ipynb #8cd03d9b
+def _open(self):
+    controls = Controls()
+    controls.attach(self.trainer.strategy)
+    self.build(controls.box)
+    hear_while_busy(self.box)
+    drawn = Event()
+    self.curves.observe(lambda change: drawn.set(), '_js2py_traceDeltas')   # plotly's first word from the page
+    display(self.box)
+    self.controls = controls
+    if hasattr(get_ipython(), 'kernel'): drawn.wait(5)
+
+PatchGDDashboard.open = _open
 
 # %% ../nbs/08_dashboard.ipynb #bba9bce3
 def _on_inner(self, trainer, j, loss, cells, Z):
@@ -87,7 +89,7 @@ def _now(self, trainer, j, loss, cells, Z):
 
 PatchGDDashboard.on_inner, PatchGDDashboard.now = _on_inner, _now
 
-# %% ../nbs/08_dashboard.ipynb #3080c160
+# %% ../nbs/08_dashboard.ipynb #0bc9a2c9
 def _on_stop(self, trainer):
     if self.controls: self.controls.stopping = True   # do not wait for somebody to press Resume
 
@@ -108,7 +110,8 @@ def _on_fit_end(self, trainer):
     if self.view == 'static' and self.trace.frames: self.safely(lambda: on_paper(self.trace))
     if self.controls: self.safely(self.finish)
 
-for hook in (_on_stop, _on_batch_end, _on_epoch_end, _numbers_if_due, _on_fit_end): setattr(PatchGDDashboard, hook.__name__[1:], hook)
+PatchGDDashboard.on_stop, PatchGDDashboard.on_batch_end, PatchGDDashboard.on_epoch_end, PatchGDDashboard.on_fit_end = _on_stop, _on_batch_end, _on_epoch_end, _on_fit_end
+PatchGDDashboard.numbers_if_due = _numbers_if_due
 
 # %% ../nbs/08_dashboard.ipynb #3f4185f7
 def _build(self, *controls):

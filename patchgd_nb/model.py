@@ -83,7 +83,7 @@ def module_mode(
         for m, t in modes.items(): m.training = t
         for m, t in zip(norms, tracked): m.track_running_stats = t
 
-# %% ../nbs/04_model.ipynb #331fbfe8
+# %% ../nbs/04_model.ipynb #e6eb14d3
 class PatchModel(nn.Module):
     "A backbone f that encodes patches, the grid that says where they lie, and a head g that reads Z: g(Z(f(patches)))."
     def __init__(self,
@@ -108,20 +108,23 @@ class PatchModel(nn.Module):
     @property
     def dtype(self): return self.normalize.mean.dtype
 
-    def encode(self,
-        patches,  # (..., C, *patch_size): uint8, or floating point that is already normalised
-    ):
-        "The latents of `patches`: (..., latent_dim)."
-        lead = patches.shape[:-(self.grid.ndim + 1)]
-        # only from pinned memory does a GPU copy while it computes
-        if self.device.type == 'cuda' and patches.device.type == 'cpu': patches = patches.pin_memory()
-        x = patches.to(self.device, non_blocking=True).flatten(0, len(lead) - 1) if lead else patches.to(self.device)[None]
-        if len(x) == 0: return torch.zeros(*lead, self.latent_dim, device=self.device, dtype=self.dtype)
-        # a single patch has no batch statistics: BatchNorm then uses its running ones
-        x = self.normalize(x)
-        if x.ndim == 4: x = x.contiguous(memory_format=torch.channels_last)   # the faster layout of pixels in memory
-        with module_mode(self.backbone, 'running') if len(x) == 1 else nullcontext():
-            return self.backbone(x).reshape(*lead, self.latent_dim)
+# %% ../nbs/04_model.ipynb #1e637650
+def _encode(self,
+    patches,  # (..., C, *patch_size): uint8, or floating point that is already normalised
+):
+    "The latents of `patches`: (..., latent_dim)."
+    lead = patches.shape[:-(self.grid.ndim + 1)]
+    # only from pinned memory does a GPU copy while it computes
+    if self.device.type == 'cuda' and patches.device.type == 'cpu': patches = patches.pin_memory()
+    x = patches.to(self.device, non_blocking=True).flatten(0, len(lead) - 1) if lead else patches.to(self.device)[None]
+    if len(x) == 0: return torch.zeros(*lead, self.latent_dim, device=self.device, dtype=self.dtype)
+    # a single patch has no batch statistics: BatchNorm then uses its running ones
+    x = self.normalize(x)
+    if x.ndim == 4: x = x.contiguous(memory_format=torch.channels_last)   # the faster layout of pixels in memory
+    with module_mode(self.backbone, 'running') if len(x) == 1 else nullcontext():
+        return self.backbone(x).reshape(*lead, self.latent_dim)
+
+PatchModel.encode = _encode
 
 # %% ../nbs/04_model.ipynb #c467b900
 def _cells(self,

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import json, os
 import numpy as np
 
-# %% ../nbs/07_trace.ipynb #49f88a52
+# %% ../nbs/07_trace.ipynb #b78860dc
 class Rows(Sequence):
     "Rows (epoch, batch, j, loss, learning rate, seconds), 48 bytes each, that read as a list of tuples."
     WIDTH = 6
@@ -28,7 +28,7 @@ class Rows(Sequence):
         start = range(len(self))[i] * self.WIDTH   # an IndexError where there is no such row
         epoch, batch, j, *rest = self.numbers[start:start + self.WIDTH]
         return (int(epoch), int(batch), int(j), *rest)
-    def __eq__(self, other): return list(self) == list(other)
+    def __eq__(self, other): return isinstance(other, Sequence) and list(self) == list(other)
     def __repr__(self): return repr(list(self))
 
 # %% ../nbs/07_trace.ipynb #f9641564

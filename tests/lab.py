@@ -1,5 +1,5 @@
 "JupyterLab on loopback and a headless Chromium, for the tests that carry the marker `browser`."
-import json, os, secrets, shutil, signal, socket, subprocess, sys, tempfile, time, urllib.request
+import json, os, secrets, shutil, signal, socket, subprocess, sys, time, urllib.request
 from pathlib import Path
 import psutil
 from playwright.sync_api import TimeoutError as TooLate
@@ -37,11 +37,11 @@ class Lab:
         startup = Path(home) / 'ipython/profile_default/startup'
         startup.mkdir(parents=True)
         (startup / 'stack.py').write_text(STACK.format(home=home))
-        self.home, self.runtime = Path(home), tempfile.TemporaryDirectory(prefix='lab')   # a short path, for the kernels' sockets lie there
-        env = dict(os.environ, JUPYTERLAB_SETTINGS_DIR=f'{home}/settings', JUPYTERLAB_WORKSPACES_DIR=f'{home}/workspaces', JUPYTER_RUNTIME_DIR=self.runtime.name, JUPYTER_CONFIG_DIR=f'{home}/cfg', IPYTHONDIR=f'{home}/ipython', OMP_NUM_THREADS='1')
+        self.home = Path(home)
+        env = dict(os.environ, JUPYTERLAB_SETTINGS_DIR=f'{home}/settings', JUPYTERLAB_WORKSPACES_DIR=f'{home}/workspaces', JUPYTER_RUNTIME_DIR=f'{home}/run', JUPYTER_CONFIG_DIR=f'{home}/cfg', IPYTHONDIR=f'{home}/ipython', OMP_NUM_THREADS='1')
         self.log = open(Path(home) / 'lab.log', 'w')
         self.process = subprocess.Popen([sys.executable, '-m', 'jupyterlab', '--no-browser', '--allow-root', '--ip=127.0.0.1', f'--port={self.port}', '--ServerApp.port_retries=0', f'--IdentityProvider.token={self.token}',
-                                         f'--ServerApp.root_dir={root}', '--KernelManager.transport=ipc', '--LabApp.expose_app_in_browser=True', '--LabApp.extension_manager=readonly'], env=env, cwd=root, stdout=self.log, stderr=subprocess.STDOUT)
+                                         f'--ServerApp.root_dir={root}', '--LabApp.expose_app_in_browser=True', '--LabApp.extension_manager=readonly'], env=env, cwd=root, stdout=self.log, stderr=subprocess.STDOUT)
         for _ in range(600):
             if self.process.poll() is not None: raise RuntimeError(f'JupyterLab ended with {self.process.returncode}: {Path(home) / "lab.log"} says why.')
             try: return urllib.request.urlopen(f'http://127.0.0.1:{self.port}/api', timeout=2).read() and None
@@ -52,7 +52,6 @@ class Lab:
         try: self.process.wait(15)
         except subprocess.TimeoutExpired: self.process.kill()
         self.log.close()
-        self.runtime.cleanup()
 
     def ask(self, path, method='GET'):
         request = urllib.request.Request(f'http://127.0.0.1:{self.port}/api/{path}', method=method, headers=dict(Authorization=f'token {self.token}'))

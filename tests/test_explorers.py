@@ -40,7 +40,7 @@ def test_in_jupyterlab(lab, page):
         "After `move` both the curves and the text of explorer `i` are others."
         before, said = paths(i), text.nth(i).inner_text()
         move()
-        for _ in range(900):
+        for _ in range(300):
             if paths(i) != before and text.nth(i).inner_text() != said: return
             page.wait_for_timeout(100)
         raise AssertionError(f'explorer {i} did not follow')
