@@ -5,34 +5,48 @@
 # %% auto #0
 __all__ = ['VERSION', 'Rows', 'Trace']
 
-# %% ../nbs/07_trace.ipynb #f5326492
+# %% ../nbs/07_trace.ipynb #8d362913
 from array import array
+from bisect import bisect
 from collections import deque
 from collections.abc import Sequence
 import json, os
 import numpy as np
 
-# %% ../nbs/07_trace.ipynb #b78860dc
+# %% ../nbs/07_trace.ipynb #b31ec9e1
 class Rows(Sequence):
-    "Rows (epoch, batch, j, loss, learning rate, seconds), 48 bytes each, that read as a list of tuples."
-    WIDTH = 6
-    def __init__(self, rows=()): self.numbers = array('d', (v for row in rows for v in row))
-    def append(self, row): self.numbers.extend(row)
-    def column(self, i): return np.array(self.numbers[i::self.WIDTH])
+    "Rows (epoch, batch, j, loss, learning rate, seconds) that read as a list of tuples; kept as 8 bytes each, and 40 for each batch."
+    def __init__(self, losses=(), batches=()): self.losses, self.batches = array('d', losses), array('d', batches)   # batches: lines of epoch, batch, learning rate, seconds, place of its first loss
+    def __len__(self): return len(self.losses)
 
-    def __len__(self): return len(self.numbers) // self.WIDTH
-    def __iter__(self):
-        for epoch, batch, j, *rest in zip(*[iter(self.numbers)] * self.WIDTH): yield (int(epoch), int(batch), int(j), *rest)
+    def add(self, epoch, batch, losses, lr, seconds):
+        self.batches.extend((epoch, batch, lr, seconds, len(self.losses)))
+        self.losses.extend(map(float, losses))
+
     def __getitem__(self, i):
-        if isinstance(i, slice): return [self[k] for k in range(*i.indices(len(self)))]
-        start = range(len(self))[i] * self.WIDTH   # an IndexError where there is no such row
-        epoch, batch, j, *rest = self.numbers[start:start + self.WIDTH]
-        return (int(epoch), int(batch), int(j), *rest)
-    def __eq__(self, other): return isinstance(other, Sequence) and list(self) == list(other)
-    def __repr__(self): return repr(list(self))
+        if isinstance(i, slice): return list(self)[i]
+        i = range(len(self))[i]   # an IndexError where there is no such row
+        line = 5 * (bisect(range(0, len(self.batches), 5), i, key=lambda k: self.batches[k + 4]) - 1)
+        epoch, batch, lr, seconds, first = self.batches[line:line + 5]
+        return int(epoch), int(batch), i - int(first), self.losses[i], lr, seconds
 
-# %% ../nbs/07_trace.ipynb #f9641564
-VERSION = 2
+# %% ../nbs/07_trace.ipynb #d6ae3ec1
+def _column(self,
+    i,  # 0 for the epochs, 3 for the losses, and so on
+):
+    "One number of every row, as an array."
+    if i == 3: return np.array(self.losses)
+    epoch, batch, lr, seconds, first = np.array(self.batches).reshape(-1, 5).T
+    each = np.repeat((epoch, batch, first, None, lr, seconds)[i], np.diff(first, append=len(self)).astype(int))
+    return np.arange(len(self)) - each if i == 2 else each
+
+Rows.column = _column
+Rows.__iter__ = lambda self: zip(*(self.column(i).astype(int if i < 3 else float).tolist() for i in range(6)))
+Rows.__eq__ = lambda self, other: isinstance(other, Sequence) and list(self) == list(other)
+Rows.__repr__ = lambda self: repr(list(self))
+
+# %% ../nbs/07_trace.ipynb #d527bae5
+VERSION = 3
 
 class Trace:
     "The one record of a run: losses of every inner iteration, metrics of every epoch, which patches were sampled when."
@@ -57,7 +71,7 @@ class Trace:
         shape=None,    # the grid's shape
     ):
         "Record one batch."
-        for j, loss in enumerate(losses): self.inner.append((epoch, batch, j, float(loss), lr, seconds))
+        self.inner.add(epoch, batch, losses, lr, seconds)
         if sampled is None: return
         self.shape = tuple(shape)
         ids = [str(i) for i in (range(sampled.shape[1]) if ids is None else ids)]
@@ -124,13 +138,13 @@ def _add_frame(self,
 
 Trace.add_frame = _add_frame
 
-# %% ../nbs/07_trace.ipynb #4619bdb2
+# %% ../nbs/07_trace.ipynb #156abb8b
 def _state(self):
     "The record as plain arrays and text, for `save` and for checkpoints."
     head = dict(version=VERSION, shape=self.shape, keep=self.sampled.maxlen, epochs=self.epochs,
                 sampled=[(e, b, j, ids) for e, b, j, ids, _ in self.sampled], keep_frames=self.frames.maxlen, pictures=list(self.pictures),
                 frames=[{k: v for k, v in f.items() if not isinstance(v, np.ndarray)} for f in self.frames])
-    arrays = dict(inner=np.array(self.inner.numbers).reshape(-1, Rows.WIDTH)) | {f's{i}': bits for i, (*_, bits) in enumerate(self.sampled)}
+    arrays = dict(losses=np.array(self.inner.losses), batches=np.array(self.inner.batches)) | {f's{i}': bits for i, (*_, bits) in enumerate(self.sampled)}
     arrays |= {f'f{i}_{k}': v for i, f in enumerate(self.frames) for k, v in f.items() if isinstance(v, np.ndarray)}
     return head, arrays | {f'p{i}': np.frombuffer(p, np.uint8) for i, p in enumerate(self.pictures.values())}
 
@@ -145,7 +159,7 @@ def _save(self,
 
 Trace.state, Trace.save = _state, _save
 
-# %% ../nbs/07_trace.ipynb #73f62609
+# %% ../nbs/07_trace.ipynb #97d09044
 def _load(cls,
     path,  # file written by `save`
 ):
@@ -155,7 +169,7 @@ def _load(cls,
         if head['version'] != VERSION: raise ValueError(f"{path} is a trace of version {head['version']}, this is version {VERSION}: read it with the release that wrote it.")
         self = cls(head['keep'], head['keep_frames'])
         self.shape, self.epochs = head['shape'] and tuple(head['shape']), head['epochs']
-        self.inner = Rows(f['inner'].tolist())
+        self.inner = Rows(f['losses'].tolist(), f['batches'].tolist())
         self.sampled.extend((e, b, j, ids, f[f's{i}']) for i, (e, b, j, ids) in enumerate(head['sampled']))
         arrays = {k: f[k] for k in f.files if k[0] == 'f'}
         self.frames.extend(d | {k.split('_', 1)[1]: v for k, v in arrays.items() if k.startswith(f'f{i}_')} for i, d in enumerate(head['frames']))

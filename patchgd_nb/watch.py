@@ -130,10 +130,10 @@ def _timed(self, work):
 
 Watch.due, Watch.affordable, Watch.timed = _due, _affordable, _timed
 
-# %% ../nbs/07a_watch.ipynb #51ec43ff
+# %% ../nbs/07a_watch.ipynb #e61f2f34
 def _take(self, trainer, i, j, loss, cells, Z):
     "Take a frame of image `i` of the batch."
-    for name, row, sampled in self.pending: np.add.at(self.times.setdefault(name, np.zeros(len(trainer.model.grid), int)), sampled[sampled[:, 0] == row, 1].cpu().numpy(), 1)
+    for name, row, sampled in self.pending: np.add.at(self.times.setdefault(name, np.zeros(len(trainer.model.grid), np.int32)), sampled[sampled[:, 0] == row, 1].cpu().numpy(), 1)
     self.pending.clear()
     model, (images, labels, content, _), name = trainer.model, trainer.current, self.id(trainer, i)
     z = Z.z[i].detach().flatten(1).T.float().cpu()                       # (K, latent_dim)
