@@ -27,7 +27,7 @@ def on_paper(
     "Display the last frame and a strip of moments as pictures."
     display(picture(plot_frame(trace), for_page(trace.frames[-1], 'age')['alt']), picture(plot_strip(trace), 'Z at some moments of the run, oldest first'))
 
-# %% ../nbs/08_dashboard.ipynb #b2d91219
+# %% ../nbs/08_dashboard.ipynb #cc9686ad
 class PatchGDDashboard(Callback):
     "Shows a run while it trains: image and Z, curves, progress, controls, and a slider to go back."
     def __init__(self,
@@ -37,7 +37,7 @@ class PatchGDDashboard(Callback):
         share=.03,      # of the time that showing may cost
     ):
         self.view, self.auto, self.budget = choose_view(view), view == 'auto', budget
-        self.watch, self.controls, self.trace, self.trainer, self.errors, self.drawn = Watch(watch, share), None, None, None, [], 0.
+        self.watch, self.controls, self.trace, self.trainer, self.errors, self.drawn, self.placed = Watch(watch, share), None, None, None, [], 0., False
         self.watch.on_frame = lambda trainer: self.safely(self.show_last)
 
     @property
@@ -58,19 +58,22 @@ class PatchGDDashboard(Callback):
         if self.view != 'widgets': return
         self.safely(self.open)
 
-# %% ../nbs/08_dashboard.ipynb #8cd03d9b
-def _open(self):
-    controls = Controls()
-    controls.attach(self.trainer.strategy)
-    self.build(controls.box)
+# %% ../nbs/08_dashboard.ipynb #e72ca4d7
+def _make(self):
+    self.panel, self.loaded = Controls(), Event()
+    self.build(self.panel.box)
     hear_while_busy(self.box)
-    drawn = Event()
-    self.curves.observe(lambda change: drawn.set(), '_js2py_traceDeltas')   # plotly's first word from the page
-    display(self.box)
-    self.controls = controls
-    if hasattr(get_ipython(), 'kernel'): drawn.wait(5)
+    self.curves.observe(lambda change: self.loaded.set(), '_js2py_traceDeltas')   # plotly's first word from the page
 
-PatchGDDashboard.open = _open
+def _open(self):
+    placed, self.placed = self.placed, False
+    if not placed: self.make()
+    self.panel.attach(self.trainer.strategy)
+    if not placed: display(self.box)
+    self.controls = self.panel
+    if hasattr(get_ipython(), 'kernel'): self.loaded.wait(5)
+
+PatchGDDashboard.make, PatchGDDashboard.open = _make, _open
 
 # %% ../nbs/08_dashboard.ipynb #bba9bce3
 def _on_inner(self, trainer, j, loss, cells, Z):
@@ -238,3 +241,13 @@ def replay(
     dashboard.show_last(); draw_curves(dashboard.curves, trace)
     display(dashboard.box)
     return dashboard
+
+# %% ../nbs/08_dashboard.ipynb #b9e41e97
+def _place(self):
+    "The dashboard as a widget, to be put on a page before training begins; unless this was done, `fit` displays it."
+    if self.view != 'widgets': return W.VBox()
+    self.make()
+    self.placed = True
+    return self.box
+
+PatchGDDashboard.place = _place

@@ -1,4 +1,5 @@
 "JupyterLab on loopback and a headless Chromium, for the tests that carry the marker `browser`."
+from contextlib import contextmanager
 import json, os, secrets, shutil, signal, socket, subprocess, sys, time, urllib.request
 from pathlib import Path
 import psutil
@@ -25,12 +26,35 @@ def chromium(playwright):
     raise RuntimeError('there is no browser, and none could be installed: install Chromium, or set CHROMIUM to its path.')
 
 
+def free_port():
+    with socket.socket() as s:
+        s.bind(('127.0.0.1', 0))
+        return s.getsockname()[1]
+
+
+@contextmanager
+def voila(notebook, home):
+    "A notebook as a page, and its address."
+    port, token, log = free_port(), secrets.token_hex(16), Path(home) / 'voila.log'
+    env = dict(os.environ, JUPYTER_RUNTIME_DIR=f'{home}/run', JUPYTER_CONFIG_DIR=f'{home}/cfg', IPYTHONDIR=f'{home}/ipython', OMP_NUM_THREADS='1')
+    process = subprocess.Popen([sys.executable, '-m', 'voila', '--no-browser', '--Voila.ip=127.0.0.1', f'--port={port}', f'--token={token}', str(notebook)], env=env, cwd=Path(notebook).parent, stdout=log.open('w'), stderr=subprocess.STDOUT)
+    try:
+        for _ in range(600):
+            if process.poll() is not None: raise RuntimeError(f'Voila ended with {process.returncode}: {log.read_text()[-1000:]}')
+            with socket.socket() as s:
+                if s.connect_ex(('127.0.0.1', port)) == 0: break
+            time.sleep(.1)
+        yield f'http://127.0.0.1:{port}/?token={token}'
+    finally:
+        process.terminate()
+        try: process.wait(15)
+        except subprocess.TimeoutExpired: process.kill()
+
+
 class Lab:
     "A server with settings of its own, in a folder of its own."
     def __init__(self, root, home):
-        with socket.socket() as s:
-            s.bind(('127.0.0.1', 0))
-            self.port = s.getsockname()[1]
+        self.port = free_port()
         self.token, self.root, settings = secrets.token_hex(16), Path(root), Path(home) / 'settings/@jupyterlab/apputils-extension'
         settings.mkdir(parents=True)
         (settings / 'notification.jupyterlab-settings').write_text(json.dumps({'fetchNews': 'false', 'checkForUpdates': False, 'doNotDisturbMode': True}))

@@ -397,3 +397,59 @@ open('finished', 'w').write(f'{run.epoch} {run.callbacks[0].errors}')'''
         if (lab.root / 'finished').exists() and (lab.root / 'finished').read_text(): break
         time.sleep(.1)
     assert (lab.root / 'finished').read_text() == '12 []' and int((lab.root / 'count').read_text()) > at
+
+
+@pytest.mark.browser
+def test_on_a_page_of_voila_while_it_trains(browser, tmp_path):
+    "Placed before training, which runs in a thread: the picture and the curves change, pause holds, a step is one step, stop ends it; and without the token there is no page."
+    from lab import voila
+    placed = '''
+import ipywidgets
+from threading import Thread
+class Count(Callback):
+    n = 0
+    def on_inner(self, *args): self.n += 1; open('count', 'w').write(str(self.n)); time.sleep(.05)
+dash, button = PatchGDDashboard(), ipywidgets.Button(description='Train')
+trainer = train(dash, 128, 1000, Count())
+def work():
+    trainer.fit()
+    open('end', 'w').write(f'{trainer.stop} {dash.view} {dash.errors}')
+def begin(button):
+    button.disabled = True
+    Thread(target=work).start()
+button.on_click(begin)
+ipywidgets.VBox([button, dash.place()])'''
+    nbformat.write(notebook(TRAIN.replace('.fit()', ''), placed), tmp_path / 'page.ipynb')
+    count = lambda: int((tmp_path / 'count').read_text() or -1)
+    def until(condition, seconds=60):
+        for _ in range(10 * seconds):
+            if condition(): return
+            page.wait_for_timeout(100)
+        raise AssertionError((tmp_path / 'home/voila.log').read_text()[-2000:])
+    (tmp_path / 'home').mkdir()
+    with voila(tmp_path / 'page.ipynb', tmp_path / 'home') as address:
+        page = browser.new_context(viewport=dict(width=1280, height=1400)).new_page()
+        page.goto(address.split('?')[0], timeout=90_000)
+        assert page.get_by_role('button', name='Train').count() == 0 and 'token' in page.inner_text('body').lower()
+        page.goto(address, timeout=90_000)
+        button = lambda name: page.locator('button.jupyter-button', has_text=name).first
+        button('Train').click(timeout=90_000)
+        canvas = page.locator('.patchgd-view canvas.image').first
+        canvas.wait_for(timeout=60_000)
+        first = canvas.evaluate('c => c.toDataURL()')
+        until(lambda: canvas.evaluate('c => c.toDataURL()') != first)
+        until(lambda: page.locator('.js-plotly-plot').count() and page.locator('.js-plotly-plot').evaluate('e => e.data?.[0]?.x?.length ?? 0') > 3)
+        button('Pause').click()
+        button('Resume').wait_for()
+        page.wait_for_timeout(500)
+        held = count()
+        page.wait_for_timeout(1000)
+        assert count() == held
+        button('Inner step').click()
+        until(lambda: count() == held + 1)
+        page.wait_for_timeout(500)
+        assert count() == held + 1
+        button('Stop').click()
+        until(lambda: (tmp_path / 'end').exists() and (tmp_path / 'end').read_text())
+        assert (tmp_path / 'end').read_text() == 'True widgets []'
+        page.context.close()
