@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['CURVES', 'PLOTS', 'bar', 'meter', 'make_curves', 'thin', 'draw_curves']
 
-# %% ../nbs/07d_gauges.ipynb #2209bf52
+# %% ../nbs/07d_gauges.ipynb #7c2a4a4a
 import numpy as np, plotly.graph_objects as go
 from plotly.subplots import make_subplots
+from .trace import running_mean
 
 # %% ../nbs/07d_gauges.ipynb #1e172206
 def bar(
@@ -56,7 +57,7 @@ def thin(
     at = np.unique(np.linspace(0, len(y) - 1, most).astype(int)) if len(y) else np.zeros(0, int)
     return at + first, np.asarray(y)[at]
 
-# %% ../nbs/07d_gauges.ipynb #707d461c
+# %% ../nbs/07d_gauges.ipynb #08105f6d
 def draw_curves(
     figure,  # as `make_curves` gives it
     trace,   # a Trace
@@ -64,7 +65,6 @@ def draw_curves(
     "Put the whole run into the curves, in one message."
     loss, rate = (trace.inner.column(i) for i in (3, 4))
     width, epochs = max(1, len(loss) // 40), trace.epochs
-    mean = np.convolve(loss, np.ones(width) / width, 'valid') if len(loss) else loss
     by_epoch = [([e['epoch'] + 1 for e in epochs], [e.get(k) for e in epochs]) for k in ('accuracy', 'qwk')]
     with figure.batch_update():
-        for drawn, (x, y) in zip(figure.data, [thin(loss), thin(mean, width - 1), *by_epoch, thin(rate)]): drawn.x, drawn.y = x, y
+        for drawn, (x, y) in zip(figure.data, [thin(loss), thin(running_mean(loss, width), width - 1), *by_epoch, thin(rate)]): drawn.x, drawn.y = x, y
