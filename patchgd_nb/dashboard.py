@@ -27,7 +27,7 @@ def on_paper(
     "Display the last frame and a strip of moments as pictures."
     display(picture(plot_frame(trace), for_page(trace.frames[-1], 'age')['alt']), picture(plot_strip(trace), 'Z at some moments of the run, oldest first'))
 
-# %% ../nbs/08_dashboard.ipynb #cc9686ad
+# %% ../nbs/08_dashboard.ipynb #c920d81b
 class PatchGDDashboard(Callback):
     "Shows a run while it trains: image and Z, curves, progress, controls, and a slider to go back."
     def __init__(self,
@@ -37,7 +37,8 @@ class PatchGDDashboard(Callback):
         share=.03,      # of the time that showing may cost
     ):
         self.view, self.auto, self.budget = choose_view(view), view == 'auto', budget
-        self.watch, self.controls, self.trace, self.trainer, self.errors, self.drawn, self.placed = Watch(watch, share), None, None, None, [], 0., False
+        self.watch, self.controls, self.trace, self.trainer, self.errors, self.placed = Watch(watch, share), None, None, None, [], False
+        self.drawn = self.rested = 0.   # when progress and curves were last drawn, and when that has been paid for
         self.watch.on_frame = lambda trainer: self.safely(self.show_last)
 
     @property
@@ -92,7 +93,7 @@ def _now(self, trainer, j, loss, cells, Z):
 
 PatchGDDashboard.on_inner, PatchGDDashboard.now = _on_inner, _now
 
-# %% ../nbs/08_dashboard.ipynb #0bc9a2c9
+# %% ../nbs/08_dashboard.ipynb #a3f5df34
 def _on_stop(self, trainer):
     if self.controls: self.controls.stopping = True   # do not wait for somebody to press Resume
 
@@ -106,8 +107,13 @@ def _on_epoch_end(self, trainer, metrics):
     if self.controls: self.numbers_if_due(.2)
 
 def _numbers_if_due(self, seconds):
-    "Draw progress and curves, if the last time was so long ago and the share of the time allows it."
-    if time.time() - self.drawn > seconds and self.watch.affordable(): self.safely(lambda: self.watch.timed(self.draw_numbers))
+    "Draw progress and curves, if the last time was so long ago, in half of the share of the time; frames are taken in the rest."
+    began = time.perf_counter()
+    if began < max(self.drawn + seconds, self.rested): return
+    self.safely(self.draw_numbers)
+    self.drawn = time.perf_counter()
+    self.rested = self.drawn + 2 * (self.drawn - began) / max(self.watch.share, 1e-9)
+    if self.watch.start is not None: self.watch.spent += self.drawn - began
 
 def _on_fit_end(self, trainer):
     if self.view == 'static' and self.trace.frames: self.safely(lambda: on_paper(self.trace))
@@ -212,9 +218,8 @@ def _memory_now(self, f): return meter(f['memory_of'], f['memory'], f['peak'], s
 
 PatchGDDashboard.draw_progress, PatchGDDashboard.memory_now = _draw_progress, _memory_now
 
-# %% ../nbs/08_dashboard.ipynb #2dbc8092
+# %% ../nbs/08_dashboard.ipynb #8dd221a4
 def _draw_numbers(self):
-    self.drawn = time.time()
     self.draw_progress(); draw_curves(self.curves, self.trace)
 
 def _finish(self):

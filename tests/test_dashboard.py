@@ -127,6 +127,15 @@ def test_frames_cost_a_small_share_of_the_time():
     assert watch.due()
 
 
+def test_frames_leave_time_for_the_curves():
+    "Where frames have spent the whole share, curves are drawn all the same, and then rest for as long as they cost."
+    dash, drawn = PatchGDDashboard('widgets', share=.1), []
+    def draw(): drawn.append(1); time.sleep(.05)
+    dash.watch.affordable, dash.draw_numbers = lambda: False, draw
+    train(PatchGrid(48, 8), PatchGD(CoverSampler(1 / 4)), [dash])
+    assert drawn and 1 <= dash.rested - dash.drawn < 5 and dash.watch.spent >= .05
+
+
 @pytest.mark.parametrize('head', ['smaller', 'original'])
 def test_contributions_leave_the_model_as_it_was(head):
     grid = PatchGrid(64, 8)
