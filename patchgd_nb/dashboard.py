@@ -27,14 +27,14 @@ def on_paper(
     "Display the last frame and a strip of moments as pictures."
     display(picture(plot_frame(trace), for_page(trace.frames[-1], 'age')['alt']), picture(plot_strip(trace), 'Z at some moments of the run, oldest first'))
 
-# %% ../nbs/08_dashboard.ipynb #c920d81b
+# %% ../nbs/08_dashboard.ipynb #afa36858
 class PatchGDDashboard(Callback):
     "Shows a run while it trains: image and Z, curves, progress, controls, and a slider to go back."
     def __init__(self,
         view='auto',    # 'widgets', 'static' (pictures at the end), 'text' (a line per epoch), 'off', or 'auto'
         watch=None,     # name of the image to show; the first of each batch unless given
         budget=None,    # memory to compare with, in GiB; all that the GPU or this machine has unless given
-        share=.03,      # of the time that showing may cost
+        share=.02,      # of the time that showing may cost
     ):
         self.view, self.auto, self.budget = choose_view(view), view == 'auto', budget
         self.watch, self.controls, self.trace, self.trainer, self.errors, self.placed = Watch(watch, share), None, None, None, [], False

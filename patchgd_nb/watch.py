@@ -72,7 +72,7 @@ def thumbnail(
     Image.fromarray(x).save(out, 'JPEG', quality=85)
     return out.getvalue()
 
-# %% ../nbs/07a_watch.ipynb #44a67196
+# %% ../nbs/07a_watch.ipynb #724b4c19
 STATES = 'blank', 'filled only', 'refreshed this batch', 'sampled now'   # 0 to 3
 MOST = 64   # cells along a side of a frame; larger grids are drawn coarser
 
@@ -80,7 +80,7 @@ class Watch(Callback):
     "Takes frames of one image of each batch into the run's trace, at a small share of the time."
     def __init__(self,
         name=None,   # which image to watch; the first of each batch unless given
-        share=.03,   # of the time that taking and showing frames may cost
+        share=.02,   # of the time that taking and showing frames may cost
         every=.1,    # seconds between two frames, at least
         channel=0,   # of Z, kept beside its three colours
     ):
