@@ -11,15 +11,15 @@ from patchgd_nb.trainer import Trainer
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not torch.cuda.is_available(), reason='there is no GPU')]
 
 
-def model_of(size, patch=256, name='resnet18'):
+def model_of(size):
     torch.manual_seed(0)
-    return PatchModel(name, PatchGrid(size, patch), 6, 256).train().cuda()
+    return PatchModel('resnet18', PatchGrid(size, 256), 6, 256).train().cuda()
 
 
-def batches_of(model, batch, n=1):
+def batches_of(model, batch):
     "Of images that are large, and take no memory."
     image = torch.zeros(batch, 3, 1, 1, dtype=torch.uint8).expand(batch, 3, *model.grid.image_size)
-    return [(image, torch.arange(batch) % 6)] * n
+    return [(image, torch.arange(batch) % 6)]
 
 
 def peak_of(size, batch, fraction, precision='off'):
@@ -27,8 +27,8 @@ def peak_of(size, batch, fraction, precision='off'):
     gc.collect(); torch.cuda.empty_cache()
     before, model = torch.cuda.memory_allocated(), model_of(size)
     foretold = step_bytes(model, batch, math.ceil(len(model.grid) * fraction), precision=precision)['peak']
-    trainer = Trainer(model, PatchGD(CoverSampler(fraction), inner_steps=2, accumulate=1), batches_of(model, batch), epochs=3, precision=precision, device='cuda', progress=False)
-    trainer.epochs = 1; trainer.fit()
+    trainer = Trainer(model, PatchGD(CoverSampler(fraction), inner_steps=2, accumulate=1), batches_of(model, batch), epochs=1, precision=precision, device='cuda', progress=False)
+    trainer.fit()
     torch.cuda.reset_peak_memory_stats()
     trainer.epochs = 3; trainer.fit()
     return foretold, torch.cuda.max_memory_allocated() - before
