@@ -91,35 +91,33 @@ class Run:
             f.flush(); os.fsync(f.fileno())
         os.replace(part, self.path)
 
+    def finish(self,
+        stopped=False,  # somebody ended the training before its time
+        /, **results,   # numbers, or dicts and lists of them
+    ):
+        "The last word of a run that came to its end."
+        self.results = plain(results)
+        self.leave('interrupted' if stopped else 'finished')
+
+    def leave(self, outcome):
+        "Write how it ended, and listen no longer."
+        self.write(outcome)
+        if self.shell: self.shell.events.unregister('post_run_cell', self._after_cell)
+        atexit.unregister(self._at_exit)
+        Run.latest = None
+
+    def _after_cell(self, result):
+        error = result.error_before_exec or result.error_in_exec
+        outcome = _outcome(error) if error else 'running'   # a person may correct a cell and go on
+        if outcome != self.outcome: self.write(outcome)
+
+    def _at_exit(self):
+        if os.getpid() != self.about['pid']: return   # a copy of this process
+        error = None if self.shell else getattr(sys, 'last_value', None)
+        self.leave(self.outcome if self.outcome != 'running' else _outcome(error) if error else 'interrupted')
+
 # %% ../nbs/14a_account.ipynb #a7a3dd07
-def _finish(self,
-    stopped=False,  # somebody ended the training before its time
-    /, **results,   # numbers, or dicts and lists of them
-):
-    "The last word of a run that came to its end."
-    self.results = plain(results)
-    self.leave('interrupted' if stopped else 'finished')
-
-def _leave(self, outcome):
-    "Write how it ended, and listen no longer."
-    self.write(outcome)
-    if self.shell: self.shell.events.unregister('post_run_cell', self._after_cell)
-    atexit.unregister(self._at_exit)
-    Run.latest = None
-
 def _outcome(error):
     "How a run ended that ended with this error."
     if isinstance(error, KeyboardInterrupt): return 'interrupted'
     return f"failed: {type(error).__name__}: {' '.join(str(error).split())[:500]}"
-
-def _after_cell(self, result):
-    error = result.error_before_exec or result.error_in_exec
-    outcome = _outcome(error) if error else 'running'   # a person may correct a cell and go on
-    if outcome != self.outcome: self.write(outcome)
-
-def _at_exit(self):
-    if os.getpid() != self.about['pid']: return   # a copy of this process
-    error = None if self.shell else getattr(sys, 'last_value', None)
-    self.leave(self.outcome if self.outcome != 'running' else _outcome(error) if error else 'interrupted')
-
-Run.finish, Run.leave, Run._after_cell, Run._at_exit = _finish, _leave, _after_cell, _at_exit

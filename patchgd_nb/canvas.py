@@ -48,6 +48,28 @@ class Canvas:
     @property
     def shape(self): return (self.size, self.size)
 
+    def read(self,
+        row, col,       # first pixel of the window
+        height, width,  # its size
+    ):
+        "Pixels of a window of the canvas, (height, width, 3) uint8."
+        top, left, h, w = self.box
+        out = np.full((height, width, 3), BACKGROUNDS[self.background], np.uint8)
+        r0, r1, c0, c1 = max(row, top), min(row + height, top + h), max(col, left), min(col + width, left + w)
+        if r0 < r1 and c0 < c1: out[r0 - row:r1 - row, c0 - col:c1 - col] = self._shrunk(r0 - top, r1 - top, c0 - left, c1 - left)
+        return out
+
+    def _shrunk(self, r0, r1, c0, c1):
+        "Rows r0 to r1 and columns c0 to c1 of the image as it lies on the canvas; read in strips, for what is shrunk a lot may not fit in memory."
+        step = max(1, int(2**24 / (self.factor ** 2 * (c1 - c0))))   # rows that take about 50 MB
+        return np.concatenate([self._strip(r, min(r + step, r1), c0, c1) for r in range(r0, r1, step)])
+
+    def _strip(self, r0, r1, c0, c1):
+        rows, cols = (np.rint(np.arange(a, b + 1) * self.factor * PART).astype(np.int64) for a, b in ((r0, r1), (c0, c1)))
+        (top, bottom), (left, right) = ((int(e[0]) // PART, -(-int(e[-1]) // PART)) for e in (rows, cols))
+        pixels = self.image.read(top, left, bottom - top, right - left, self.level)
+        return block_mean(pixels, int(self.factor)) if self.factor == int(self.factor) else area_mean(pixels, rows - top * PART, cols - left * PART)
+
 # %% ../nbs/10a_canvas.ipynb #131875eb
 def _name(image): return getattr(image, 'path', 'the image')
 
@@ -64,31 +86,6 @@ def _rescale(image, um_per_pixel):
     if goal < .95: raise ValueError(f'{_name(image)} has {image.um_per_pixel:.3g} micrometres per pixel and nothing finer: ask for um_per_pixel of at least that, not {um_per_pixel}.')
     level = max([i for i, step in enumerate(steps) if step <= goal * 1.01], default=0)
     return level, goal / steps[level]
-
-# %% ../nbs/10a_canvas.ipynb #a899201a
-def _read(self,
-    row, col,       # first pixel of the window
-    height, width,  # its size
-):
-    "Pixels of a window of the canvas, (height, width, 3) uint8."
-    top, left, h, w = self.box
-    out = np.full((height, width, 3), BACKGROUNDS[self.background], np.uint8)
-    r0, r1, c0, c1 = max(row, top), min(row + height, top + h), max(col, left), min(col + width, left + w)
-    if r0 < r1 and c0 < c1: out[r0 - row:r1 - row, c0 - col:c1 - col] = self._shrunk(r0 - top, r1 - top, c0 - left, c1 - left)
-    return out
-
-def _shrunk(self, r0, r1, c0, c1):
-    "Rows r0 to r1 and columns c0 to c1 of the image as it lies on the canvas; read in strips, for what is shrunk a lot may not fit in memory."
-    step = max(1, int(2**24 / (self.factor ** 2 * (c1 - c0))))   # rows that take about 50 MB
-    return np.concatenate([self._strip(r, min(r + step, r1), c0, c1) for r in range(r0, r1, step)])
-
-def _strip(self, r0, r1, c0, c1):
-    rows, cols = (np.rint(np.arange(a, b + 1) * self.factor * PART).astype(np.int64) for a, b in ((r0, r1), (c0, c1)))
-    (top, bottom), (left, right) = ((int(e[0]) // PART, -(-int(e[-1]) // PART)) for e in (rows, cols))
-    pixels = self.image.read(top, left, bottom - top, right - left, self.level)
-    return block_mean(pixels, int(self.factor)) if self.factor == int(self.factor) else area_mean(pixels, rows - top * PART, cols - left * PART)
-
-Canvas.read, Canvas._shrunk, Canvas._strip = _read, _shrunk, _strip
 
 # %% ../nbs/10a_canvas.ipynb #2a51d5a4
 def _coarse(image, scale):

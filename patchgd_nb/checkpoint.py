@@ -72,6 +72,18 @@ class Checkpoint:
     score: float | None  # how good it is, if that was measured
     state: dict          # what was saved; `state['model']` are the weights
 
+    def into(self,
+        model,   # whose weights are set
+        **more,  # what else the checkpoint has to be made with: `optimizer='AdamW'`, say
+    ):
+        "Put the weights into `model`; ValueError says exactly what differs, if it is another one."
+        weights, own = ({k: tuple(v.shape) for k, v in w.items()} for w in (self.state['model'], model.state_dict()))
+        differ = [f'{k} {self.made[k]} there, {v} here' for k, v in (made_with(model) | more).items() if self.made.get(k, v) != v]
+        if not differ: differ = [f'{k} {weights.get(k, "absent")} there, {own.get(k, "absent")} here' for k in {**own, **weights} if weights.get(k) != own.get(k)][:3]
+        if differ: raise ValueError(f"{self.folder} was made with something else ({'; '.join(differ)}): use the same, or another folder.")
+        model.load_state_dict(self.state['model'])
+        return model
+
 def _manifest(folder):
     "The manifest of a checkpoint; ValueError if it is not as it was written."
     text = (folder / 'manifest.json').read_bytes().decode()
@@ -118,85 +130,86 @@ class Checkpoints:
             _write(self.folder / 'probe.part', b'x'); (self.folder / 'probe.part').unlink()
         except OSError as e: raise ValueError(f'checkpoints cannot be written to {self.folder} ({e.strerror}): give a folder that can be written to, or make room.') from e
 
+    def save(self,
+        state,       # dicts, lists, tensors, numbers, texts; with `model` (weights by name), `epoch` and `batch`
+        made={},     # what it was made with: plain data
+        score=None,  # how good it is; more is better
+        files={},    # further files: name, and what writes it when given a path
+    ):
+        "Write a checkpoint and return its folder; where the disk refuses, warn, keep what is there and return None."
+        name, tensors = f"e{state['epoch']:04}-b{state['batch']:06}", {}
+        rest = json.dumps(pack({k: v for k, v in state.items() if k != 'model'}, tensors)).encode()
+        data = {'model.safetensors': tensors_to_bytes({k: _on_cpu(v) for k, v in state['model'].items()}, dict(format='pt')),
+                'state.safetensors': tensors_to_bytes(tensors), 'state.json': rest}
+        part, written = self.folder / f'{name}.part', {file: _digest(content) for file, content in data.items()}
+        try:
+            for old in self.folder.glob('e*.part'): shutil.rmtree(old)   # what a crash left behind
+            part.mkdir(parents=True)
+            for file, content in data.items(): _write(part / file, content)
+            for file, write in files.items():
+                write(part / file); _sync(part / file)
+                written[file] = _digest((part / file).read_bytes())
+            _write(part / 'manifest.json', _sealed(dict(format=FORMAT, score=score if score is not None and math.isfinite(score) else None, made=made, files=written)).encode())
+            self._appear(part, name)
+        except OSError as e:
+            warnings.warn(f"checkpoint {name} could not be written to {self.folder} ({e.strerror or e}): {(self.names() or ['nothing'])[-1]} is kept, the run goes on; make room on the disk.")
+            return None
+        finally: shutil.rmtree(part, ignore_errors=True)   # renamed by now, if all went well
+        self._tidy(name)
+        return self.folder / name
+
+    def _appear(self, part, name):
+        _sync(part)
+        if (there := self.folder / name).exists(): os.rename(there, self.folder / f'{name}.old.part')   # a folder that holds files is not renamed over
+        os.rename(part, there)
+        _sync(self.folder)
+
+    def _tidy(self, name):
+        "Keep the newest checkpoints up to `name` and the best of them, and mark the best in `best.json`."
+        names = self.names()
+        now = names.index(name) + 1
+        scores = {n: s for n, s in self.scores().items() if n in names[:now]}
+        best = max(scores, key=scores.get, default=None)
+        with suppress(OSError):   # the new checkpoint is there; what cannot be removed now is removed later
+            for old in names[:max(0, now - self.keep)] + names[now:]:
+                if old != best: os.rename(self.folder / old, self.folder / f'{old}.old.part')
+            for part in self.folder.glob('e*.part'): shutil.rmtree(part)
+            if best:
+                _write(self.folder / 'best.json.part', json.dumps(dict(checkpoint=best, score=scores[best])).encode())
+                os.replace(self.folder / 'best.json.part', self.folder / 'best.json')
+
+    def load(self,
+        best=False,  # the one with the best score, rather than the newest
+    ):
+        "The newest whole checkpoint as a `Checkpoint`, None if there are none. A damaged one is passed over with a warning; ValueError if all are."
+        names, damaged = self.names()[::-1], []
+        if best and (scores := self.scores()): names = sorted(scores, key=scores.get, reverse=True)
+        for path in (self.folder / n for n in names):
+            try:
+                manifest = _manifest(path)
+                state = _read(path, manifest) if manifest['format'] == FORMAT else None
+            except DAMAGE as e:
+                damaged.append(f'{path} is damaged ({str(e).splitlines()[0]})')
+                continue
+            if state is None: raise ValueError(f"{path} is of format {manifest['format']}, this version reads format {FORMAT}: read it with the version that wrote it.")
+            for why in damaged: warnings.warn(f'{why}: {path.name} is used instead.')
+            return Checkpoint(path, manifest['made'], manifest['score'], state)
+        if damaged: raise ValueError(f"no checkpoint in {self.folder} is whole ({'; '.join(damaged)}): restore one from a backup, or start again in another folder.")
+
+    def set_aside(self):
+        "Move the checkpoints of an earlier run into a folder of their own; say which, or None if there were none."
+        if not self.names(): return None
+        aside = next(p for n in range(1, 10**6) if not (p := self.folder / f'before-{n}').exists())
+        aside.mkdir()
+        for name in [*self.names(), 'best.json']:
+            with suppress(FileNotFoundError): os.rename(self.folder / name, aside / name)
+        return aside
+
 # %% ../nbs/05a_checkpoint.ipynb #b515257f
 def _on_cpu(tensor): return tensor.detach().to('cpu', copy=True).contiguous()   # a copy: safetensors refuses tensors that share memory
 
-# %% ../nbs/05a_checkpoint.ipynb #6e724c40
-def _save(self,
-    state,       # dicts, lists, tensors, numbers, texts; with `model` (weights by name), `epoch` and `batch`
-    made={},     # what it was made with: plain data
-    score=None,  # how good it is; more is better
-    files={},    # further files: name, and what writes it when given a path
-):
-    "Write a checkpoint and return its folder; where the disk refuses, warn, keep what is there and return None."
-    name, tensors = f"e{state['epoch']:04}-b{state['batch']:06}", {}
-    rest = json.dumps(pack({k: v for k, v in state.items() if k != 'model'}, tensors)).encode()
-    data = {'model.safetensors': tensors_to_bytes({k: _on_cpu(v) for k, v in state['model'].items()}, dict(format='pt')),
-            'state.safetensors': tensors_to_bytes(tensors), 'state.json': rest}
-    part, written = self.folder / f'{name}.part', {file: _digest(content) for file, content in data.items()}
-    try:
-        for old in self.folder.glob('e*.part'): shutil.rmtree(old)   # what a crash left behind
-        part.mkdir(parents=True)
-        for file, content in data.items(): _write(part / file, content)
-        for file, write in files.items():
-            write(part / file); _sync(part / file)
-            written[file] = _digest((part / file).read_bytes())
-        _write(part / 'manifest.json', _sealed(dict(format=FORMAT, score=score if score is not None and math.isfinite(score) else None, made=made, files=written)).encode())
-        self._appear(part, name)
-    except OSError as e:
-        warnings.warn(f"checkpoint {name} could not be written to {self.folder} ({e.strerror or e}): {(self.names() or ['nothing'])[-1]} is kept, the run goes on; make room on the disk.")
-        return None
-    finally: shutil.rmtree(part, ignore_errors=True)   # renamed by now, if all went well
-    self._tidy(name)
-    return self.folder / name
-
-def _appear(self, part, name):
-    _sync(part)
-    if (there := self.folder / name).exists(): os.rename(there, self.folder / f'{name}.old.part')   # a folder that holds files is not renamed over
-    os.rename(part, there)
-    _sync(self.folder)
-
-Checkpoints.save, Checkpoints._appear = _save, _appear
-
-# %% ../nbs/05a_checkpoint.ipynb #679ba351
-def _tidy(self, name):
-    "Keep the newest checkpoints up to `name` and the best of them, and mark the best in `best.json`."
-    names = self.names()
-    now = names.index(name) + 1
-    scores = {n: s for n, s in self.scores().items() if n in names[:now]}
-    best = max(scores, key=scores.get, default=None)
-    with suppress(OSError):   # the new checkpoint is there; what cannot be removed now is removed later
-        for old in names[:max(0, now - self.keep)] + names[now:]:
-            if old != best: os.rename(self.folder / old, self.folder / f'{old}.old.part')
-        for part in self.folder.glob('e*.part'): shutil.rmtree(part)
-        if best:
-            _write(self.folder / 'best.json.part', json.dumps(dict(checkpoint=best, score=scores[best])).encode())
-            os.replace(self.folder / 'best.json.part', self.folder / 'best.json')
-
-Checkpoints._tidy = _tidy
-
 # %% ../nbs/05a_checkpoint.ipynb #965365b4
 DAMAGE = OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError   # what reading a file may raise that is not as it was written
-
-def _load(self,
-    best=False,  # the one with the best score, rather than the newest
-):
-    "The newest whole checkpoint as a `Checkpoint`, None if there are none. A damaged one is passed over with a warning; ValueError if all are."
-    names, damaged = self.names()[::-1], []
-    if best and (scores := self.scores()): names = sorted(scores, key=scores.get, reverse=True)
-    for path in (self.folder / n for n in names):
-        try:
-            manifest = _manifest(path)
-            state = _read(path, manifest) if manifest['format'] == FORMAT else None
-        except DAMAGE as e:
-            damaged.append(f'{path} is damaged ({str(e).splitlines()[0]})')
-            continue
-        if state is None: raise ValueError(f"{path} is of format {manifest['format']}, this version reads format {FORMAT}: read it with the version that wrote it.")
-        for why in damaged: warnings.warn(f'{why}: {path.name} is used instead.')
-        return Checkpoint(path, manifest['made'], manifest['score'], state)
-    if damaged: raise ValueError(f"no checkpoint in {self.folder} is whole ({'; '.join(damaged)}): restore one from a backup, or start again in another folder.")
-
-Checkpoints.load = _load
 
 # %% ../nbs/05a_checkpoint.ipynb #2d23b0fe
 def made_with(
@@ -208,32 +221,6 @@ def made_with(
     return dict(backbone=(getattr(backbone, 'pretrained_cfg', None) or {}).get('architecture') or type(backbone).__name__,
                 grid=None if grid is None else repr(grid), latent_dim=getattr(model, 'latent_dim', None), classes=getattr(model, 'n_classes', None),
                 head=None if head is None else f'{type(head).__name__} {widths}', numbers=str(next(model.parameters()).dtype))
-
-def _into(self,
-    model,   # whose weights are set
-    **more,  # what else the checkpoint has to be made with: `optimizer='AdamW'`, say
-):
-    "Put the weights into `model`; ValueError says exactly what differs, if it is another one."
-    weights, own = ({k: tuple(v.shape) for k, v in w.items()} for w in (self.state['model'], model.state_dict()))
-    differ = [f'{k} {self.made[k]} there, {v} here' for k, v in (made_with(model) | more).items() if self.made.get(k, v) != v]
-    if not differ: differ = [f'{k} {weights.get(k, "absent")} there, {own.get(k, "absent")} here' for k in {**own, **weights} if weights.get(k) != own.get(k)][:3]
-    if differ: raise ValueError(f"{self.folder} was made with something else ({'; '.join(differ)}): use the same, or another folder.")
-    model.load_state_dict(self.state['model'])
-    return model
-
-Checkpoint.into = _into
-
-# %% ../nbs/05a_checkpoint.ipynb #efa39081
-def _set_aside(self):
-    "Move the checkpoints of an earlier run into a folder of their own; say which, or None if there were none."
-    if not self.names(): return None
-    aside = next(p for n in range(1, 10**6) if not (p := self.folder / f'before-{n}').exists())
-    aside.mkdir()
-    for name in [*self.names(), 'best.json']:
-        with suppress(FileNotFoundError): os.rename(self.folder / name, aside / name)
-    return aside
-
-Checkpoints.set_aside = _set_aside
 
 # %% ../nbs/05a_checkpoint.ipynb #52172a19
 @contextmanager

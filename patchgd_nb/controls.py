@@ -38,44 +38,38 @@ class Controls:
     def close(self):
         for w in (self.pause, self.inner, self.batch, self.stop, self.delay, self.fraction, self.accumulate): w.disabled = True
 
-# %% ../nbs/07c_controls.ipynb #ba299bc7
-def _after_inner(self):
-    "Called by the loop after an inner iteration: wait if somebody asked for it. Returns the seconds waited."
-    if not (self.delay.value or self.pause.value): return 0.
-    began = time.perf_counter()
-    if self.delay.value and not self.stopping: time.sleep(self.delay.value)
-    self.hold()
-    return time.perf_counter() - began
+    def after_inner(self):
+        "Called by the loop after an inner iteration: wait if somebody asked for it. Returns the seconds waited."
+        if not (self.delay.value or self.pause.value): return 0.
+        began = time.perf_counter()
+        if self.delay.value and not self.stopping: time.sleep(self.delay.value)
+        self.hold()
+        return time.perf_counter() - began
 
-def _after_batch(self):
-    "Called by the loop after a batch: hold here, if this is what was asked for. Returns the seconds waited."
-    began = time.perf_counter()
-    if self.until == 'batch': self.until = None; self.hold()
-    return time.perf_counter() - began
+    def after_batch(self):
+        "Called by the loop after a batch: hold here, if this is what was asked for. Returns the seconds waited."
+        began = time.perf_counter()
+        if self.until == 'batch': self.until = None; self.hold()
+        return time.perf_counter() - began
 
-def _hold(self):
-    "Wait while Pause is on, unless there are steps to go."
-    while self.pause.value and not self.stopping and self.until is None:
-        if self.steps > 0:
-            self.steps -= 1
-            return
-        time.sleep(.02)
+    def hold(self):
+        "Wait while Pause is on, unless there are steps to go."
+        while self.pause.value and not self.stopping and self.until is None:
+            if self.steps > 0:
+                self.steps -= 1
+                return
+            time.sleep(.02)
 
-Controls.after_inner, Controls.after_batch, Controls.hold = _after_inner, _after_batch, _hold
-
-# %% ../nbs/07c_controls.ipynb #0161fdf5
-def _attach(self, strategy):
-    "Show the strategy's settings, and change them when a slider moves: they hold from the next batch on."
-    sampler = getattr(strategy, 'sampler', None)
-    self.fraction.disabled, self.accumulate.disabled = sampler is None, not hasattr(strategy, 'accumulate')
-    if sampler is not None:
-        self.fraction.value = sampler.fraction
-        self.fraction.observe(lambda c: setattr(sampler, 'fraction', c['new']), 'value')
-    if hasattr(strategy, 'accumulate'):
-        self.accumulate.value = strategy.accumulate or 0
-        self.accumulate.observe(lambda c: setattr(strategy, 'accumulate', c['new'] or None), 'value')
-
-Controls.attach = _attach
+    def attach(self, strategy):
+        "Show the strategy's settings, and change them when a slider moves: they hold from the next batch on."
+        sampler = getattr(strategy, 'sampler', None)
+        self.fraction.disabled, self.accumulate.disabled = sampler is None, not hasattr(strategy, 'accumulate')
+        if sampler is not None:
+            self.fraction.value = sampler.fraction
+            self.fraction.observe(lambda c: setattr(sampler, 'fraction', c['new']), 'value')
+        if hasattr(strategy, 'accumulate'):
+            self.accumulate.value = strategy.accumulate or 0
+            self.accumulate.observe(lambda c: setattr(strategy, 'accumulate', c['new'] or None), 'value')
 
 # %% ../nbs/07c_controls.ipynb #75c1fb31
 def hear_while_busy(

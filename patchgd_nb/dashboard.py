@@ -59,177 +59,159 @@ class PatchGDDashboard(Callback):
         if self.view != 'widgets': return
         self.safely(self.open)
 
-# %% ../nbs/08_dashboard.ipynb #e72ca4d7
-def _make(self):
-    self.panel, self.loaded = Controls(), Event()
-    self.build(self.panel.box)
-    hear_while_busy(self.box)
-    self.curves.observe(lambda change: self.loaded.set(), '_js2py_traceDeltas')   # plotly's first word from the page
+    def make(self):
+        self.panel, self.loaded = Controls(), Event()
+        self.build(self.panel.box)
+        hear_while_busy(self.box)
+        self.curves.observe(lambda change: self.loaded.set(), '_js2py_traceDeltas')   # plotly's first word from the page
 
-def _open(self):
-    placed, self.placed = self.placed, False
-    if not placed: self.make()
-    self.panel.attach(self.trainer.strategy)
-    if not placed: display(self.box)
-    self.controls = self.panel
-    if hasattr(get_ipython(), 'kernel'): self.loaded.wait(5)
+    def open(self):
+        placed, self.placed = self.placed, False
+        if not placed: self.make()
+        self.panel.attach(self.trainer.strategy)
+        if not placed: display(self.box)
+        self.controls = self.panel
+        if hasattr(get_ipython(), 'kernel'): self.loaded.wait(5)
 
-PatchGDDashboard.make, PatchGDDashboard.open = _make, _open
+    def on_inner(self, trainer, j, loss, cells, Z):
+        if self.view == 'off': return
+        self.safely(lambda: self.watch.on_inner(trainer, j, loss, cells, Z))
+        if self.controls:
+            if self.controls.pause.value and cells is not None and self.controls.until is None: self.safely(lambda: self.now(trainer, j, loss, cells, Z))
+            trainer.clock += self.controls.after_inner()   # a pause is no training time
+            if self.controls.stopping: trainer.stop = True
 
-# %% ../nbs/08_dashboard.ipynb #bba9bce3
-def _on_inner(self, trainer, j, loss, cells, Z):
-    if self.view == 'off': return
-    self.safely(lambda: self.watch.on_inner(trainer, j, loss, cells, Z))
-    if self.controls:
-        if self.controls.pause.value and cells is not None and self.controls.until is None: self.safely(lambda: self.now(trainer, j, loss, cells, Z))
-        trainer.clock += self.controls.after_inner()   # a pause is no training time
-        if self.controls.stopping: trainer.stop = True
+    def now(self, trainer, j, loss, cells, Z):
+        "While somebody steps through, every inner iteration is shown."
+        row = self.watch.row(trainer)
+        last = self.trace.frames[-1] if self.trace.frames else None
+        if row is not None and not (last and (last['epoch'], last['batch'], last['j']) == (trainer.epoch, trainer.batch, j)): self.watch.take(trainer, row, j, loss, cells, Z)
 
-def _now(self, trainer, j, loss, cells, Z):
-    "While somebody steps through, every inner iteration is shown."
-    row = self.watch.row(trainer)
-    last = self.trace.frames[-1] if self.trace.frames else None
-    if row is not None and not (last and (last['epoch'], last['batch'], last['j']) == (trainer.epoch, trainer.batch, j)): self.watch.take(trainer, row, j, loss, cells, Z)
+    def on_stop(self, trainer):
+        if self.controls: self.controls.stopping = True   # do not wait for somebody to press Resume
 
-PatchGDDashboard.on_inner, PatchGDDashboard.now = _on_inner, _now
+    def on_batch_end(self, trainer, result):
+        if self.controls:
+            trainer.clock += self.controls.after_batch()
+            self.numbers_if_due(1.)
 
-# %% ../nbs/08_dashboard.ipynb #a3f5df34
-def _on_stop(self, trainer):
-    if self.controls: self.controls.stopping = True   # do not wait for somebody to press Resume
+    def on_epoch_end(self, trainer, metrics):
+        if self.view in ('text', 'static'): print(f'epoch {trainer.epoch}: ' + ', '.join(f'{k} {v:.3f}' for k, v in metrics.items()) + f', {trainer.seconds:.0f} s of training')
+        if self.controls: self.numbers_if_due(.2)
 
-def _on_batch_end(self, trainer, result):
-    if self.controls:
-        trainer.clock += self.controls.after_batch()
-        self.numbers_if_due(1.)
+    def on_fit_end(self, trainer):
+        if self.view == 'static' and self.trace.frames: self.safely(lambda: on_paper(self.trace))
+        if self.controls: self.safely(self.finish)
 
-def _on_epoch_end(self, trainer, metrics):
-    if self.view in ('text', 'static'): print(f'epoch {trainer.epoch}: ' + ', '.join(f'{k} {v:.3f}' for k, v in metrics.items()) + f', {trainer.seconds:.0f} s of training')
-    if self.controls: self.numbers_if_due(.2)
+    def numbers_if_due(self, seconds):
+        "Draw progress and curves, if the last time was so long ago, in half of the share of the time; frames are taken in the rest."
+        began = time.perf_counter()
+        if began < max(self.drawn + seconds, self.rested): return
+        self.safely(self.draw_numbers)
+        self.drawn = time.perf_counter()
+        self.rested = self.drawn + 2 * (self.drawn - began) / max(self.watch.share, 1e-9)
+        if self.watch.start is not None: self.watch.spent += self.drawn - began
 
-def _numbers_if_due(self, seconds):
-    "Draw progress and curves, if the last time was so long ago, in half of the share of the time; frames are taken in the rest."
-    began = time.perf_counter()
-    if began < max(self.drawn + seconds, self.rested): return
-    self.safely(self.draw_numbers)
-    self.drawn = time.perf_counter()
-    self.rested = self.drawn + 2 * (self.drawn - began) / max(self.watch.share, 1e-9)
-    if self.watch.start is not None: self.watch.spent += self.drawn - began
+    def build(self, *controls):
+        "The widgets."
+        self.page, self.progress, self.problem, self.curves = PatchView(), W.HTML(), W.HTML(), make_curves()
+        whole = dict(description_width='initial')
+        self.over, self.choice = W.Dropdown(options=OVERS, description='Image shows', style=whole), W.Dropdown(options=VIEWS, description='Z shows', style=whole)
+        self.faded = W.Checkbox(description='Z pales with its age', indent=False, layout=W.Layout(width='auto'))
+        self.slider = W.IntSlider(description='Go back', min=0, max=0, value=0, continuous_update=True, readout=False, layout=W.Layout(width='420px'))
+        self.follow = W.Checkbox(value=True, description='follow the run', indent=False)
+        W.jslink((self.faded, 'value'), (self.page, 'faded'))
+        self.over.observe(lambda c: self.safely(lambda: setattr(self.page, 'over', c['new'])), 'value')
+        self.choice.observe(lambda c: self.safely(self.redraw), 'value')
+        self.slider.observe(lambda c: self.safely(self.slid), 'value')
+        self.follow.observe(lambda c: self.safely(self.show_last), 'value')
+        self.page.observe(lambda c: self.safely(self.point), 'pointed')
+        row = lambda *widgets: W.HBox(widgets, layout=W.Layout(flex_flow='row wrap'))
+        self.box = W.VBox([*controls, self.progress, row(self.over, self.choice, self.faded), self.page, row(self.slider, self.follow), self.problem, self.curves])
 
-def _on_fit_end(self, trainer):
-    if self.view == 'static' and self.trace.frames: self.safely(lambda: on_paper(self.trace))
-    if self.controls: self.safely(self.finish)
+    def show(self, i):
+        "Show frame `i`."
+        self.shown = list(self.trace.frames)[i]
+        small = self.trace.pictures.get(self.shown['name'], b'')
+        with self.page.hold_sync():
+            if small != self.page.picture: self.page.picture = small
+            self.page.frame = for_page(self.shown, self.choice.value)
+        if self.page.pointed >= 0: self.point()
+        self.draw_progress()
 
-PatchGDDashboard.on_stop, PatchGDDashboard.on_batch_end, PatchGDDashboard.on_epoch_end, PatchGDDashboard.on_fit_end = _on_stop, _on_batch_end, _on_epoch_end, _on_fit_end
-PatchGDDashboard.numbers_if_due = _numbers_if_due
+    def show_last(self):
+        "Show the newest frame, if the slider follows the run."
+        if self.view != 'widgets' or not self.trace.frames: return
+        n = len(self.trace.frames)
+        self.moving = True   # the slider is moved by us, not by a hand
+        try:
+            self.slider.max = n - 1
+            if self.follow.value: self.slider.value = n - 1
+        finally: self.moving = False
+        if self.follow.value: self.show(n - 1)
 
-# %% ../nbs/08_dashboard.ipynb #3f4185f7
-def _build(self, *controls):
-    "The widgets."
-    self.page, self.progress, self.problem, self.curves = PatchView(), W.HTML(), W.HTML(), make_curves()
-    whole = dict(description_width='initial')
-    self.over, self.choice = W.Dropdown(options=OVERS, description='Image shows', style=whole), W.Dropdown(options=VIEWS, description='Z shows', style=whole)
-    self.faded = W.Checkbox(description='Z pales with its age', indent=False, layout=W.Layout(width='auto'))
-    self.slider = W.IntSlider(description='Go back', min=0, max=0, value=0, continuous_update=True, readout=False, layout=W.Layout(width='420px'))
-    self.follow = W.Checkbox(value=True, description='follow the run', indent=False)
-    W.jslink((self.faded, 'value'), (self.page, 'faded'))
-    self.over.observe(lambda c: self.safely(lambda: setattr(self.page, 'over', c['new'])), 'value')
-    self.choice.observe(lambda c: self.safely(self.redraw), 'value')
-    self.slider.observe(lambda c: self.safely(self.slid), 'value')
-    self.follow.observe(lambda c: self.safely(self.show_last), 'value')
-    self.page.observe(lambda c: self.safely(self.point), 'pointed')
-    row = lambda *widgets: W.HBox(widgets, layout=W.Layout(flex_flow='row wrap'))
-    self.box = W.VBox([*controls, self.progress, row(self.over, self.choice, self.faded), self.page, row(self.slider, self.follow), self.problem, self.curves])
+    def slid(self):
+        if getattr(self, 'moving', False): return
+        if self.trainer and self.slider.value < self.slider.max: self.follow.value = False
+        self.show(self.slider.value)
 
-PatchGDDashboard.build = _build
+    def redraw(self):
+        if getattr(self, 'shown', None): self.page.frame = for_page(self.shown, self.choice.value)
 
-# %% ../nbs/08_dashboard.ipynb #ac82e463
-def _show(self, i):
-    "Show frame `i`."
-    self.shown = list(self.trace.frames)[i]
-    small = self.trace.pictures.get(self.shown['name'], b'')
-    with self.page.hold_sync():
-        if small != self.page.picture: self.page.picture = small
-        self.page.frame = for_page(self.shown, self.choice.value)
-    if self.page.pointed >= 0: self.point()
-    self.draw_progress()
+    def point(self):
+        "The patch of the cell that is pointed at, at full resolution where the image is at hand, and what is known of the cell."
+        f, k = self.shown, self.page.pointed
+        if not 0 <= k < f['rows'] * f['cols']: return
+        r, c = k // f['cols'] * f['factor'], k % f['cols'] * f['factor']
+        pixels, source = self._pixels(r, c)
+        out = BytesIO()
+        if pixels is not None: Image.fromarray(pixels).save(out, 'PNG', compress_level=1)
+        self.page.about = f"row {r}, column {c}: {STATES[f['state'][k]]}\nsampled {f['times'][k]} times so far\nage {f['age'][k]:.0f} inner iterations\nadds {float(f['share'][k]):+.3f} to the score of class {f['winner']}\n{source}"
+        self.page.patch = out.getvalue()
 
-def _show_last(self):
-    "Show the newest frame, if the slider follows the run."
-    if self.view != 'widgets' or not self.trace.frames: return
-    n = len(self.trace.frames)
-    self.moving = True   # the slider is moved by us, not by a hand
-    try:
-        self.slider.max = n - 1
-        if self.follow.value: self.slider.value = n - 1
-    finally: self.moving = False
-    if self.follow.value: self.show(n - 1)
+    def _pixels(self, r, c):
+        "Pixels of the patch at (row, column), and where they are from."
+        f, current = self.shown, self.trainer.current if self.trainer else None
+        if current is not None and self.trainer.model.grid.ndim == 2:
+            names = [str(n) for n in current[3]] if current[3] else []
+            if f['name'] in names or (not names and self.watch.name is None):
+                i = names.index(f['name']) if names else 0
+                patch = self.trainer.model.grid.gather(current[0], torch.tensor([[i, self.trainer.model.grid.index(r, c)]]))[0].cpu()
+                if patch.dtype == torch.uint8: return np.ascontiguousarray(patch.movedim(0, -1).numpy() if len(patch) == 3 else patch[0].numpy()), f'{patch.shape[-2]} x {patch.shape[-1]} pixels'
+        if f['name'] not in self.trace.pictures: return None, 'its pixels are not at hand'
+        small = Image.open(BytesIO(self.trace.pictures[f['name']]))
+        h, w = small.height / (f['rows'] * f['factor']), small.width / (f['cols'] * f['factor'])
+        return np.asarray(small.crop((int(c * w), int(r * h), max(int(c * w) + 1, int((c + 1) * w)), max(int(r * h) + 1, int((r + 1) * h))))), 'from the small picture in the trace'
 
-def _slid(self):
-    if getattr(self, 'moving', False): return
-    if self.trainer and self.slider.value < self.slider.max: self.follow.value = False
-    self.show(self.slider.value)
+    def draw_progress(self):
+        "Progress with the time left, and memory; of a replay, where the frame lies in its run."
+        t, f = self.trainer, self.shown if not self.trainer else self.trace.frames[-1] if self.trace.frames else {}
+        if t:
+            n, done = len(t.train), t.epoch * len(t.train) + t.batch
+            each = t.seconds / done if done else 0
+            bars = [bar(f'epoch {t.epoch + 1}' + (f' of {t.epochs}' if t.epochs < 10**5 else ''), t.progress, t.seconds / max(t.progress, 1e-6) * (1 - t.progress)), bar(f'batch {min(t.batch + 1, n)} of {n}', t.batch / n, each * (n - t.batch))]
+        else: bars = [f'epoch {f["epoch"] + 1}, batch {f["batch"] + 1}, ']
+        if f.get('steps'): bars.append(bar(f"inner iteration {f['j'] + 1} of {f['steps']}", (f['j'] + 1) / f['steps'], each * (1 - (f['j'] + 1) / f['steps']) if t else None))
+        self.progress.value = f'<div>{"".join(bars)}</div>' + self.memory_now(f)
 
-def _redraw(self):
-    if getattr(self, 'shown', None): self.page.frame = for_page(self.shown, self.choice.value)
+    def memory_now(self, f): return meter(f['memory_of'], f['memory'], f['peak'], self.budget or f['total']) if 'memory' in f else ''
 
-PatchGDDashboard.show, PatchGDDashboard.show_last, PatchGDDashboard.slid, PatchGDDashboard.redraw = _show, _show_last, _slid, _redraw
+    def draw_numbers(self):
+        self.draw_progress(); draw_curves(self.curves, self.trace)
 
-# %% ../nbs/08_dashboard.ipynb #06e73b2d
-def _point(self):
-    "The patch of the cell that is pointed at, at full resolution where the image is at hand, and what is known of the cell."
-    f, k = self.shown, self.page.pointed
-    if not 0 <= k < f['rows'] * f['cols']: return
-    r, c = k // f['cols'] * f['factor'], k % f['cols'] * f['factor']
-    pixels, source = self._pixels(r, c)
-    out = BytesIO()
-    if pixels is not None: Image.fromarray(pixels).save(out, 'PNG', compress_level=1)
-    self.page.about = f"row {r}, column {c}: {STATES[f['state'][k]]}\nsampled {f['times'][k]} times so far\nage {f['age'][k]:.0f} inner iterations\nadds {float(f['share'][k]):+.3f} to the score of class {f['winner']}\n{source}"
-    self.page.patch = out.getvalue()
+    def finish(self):
+        "The run is over: controls rest, the slider stays."
+        self.controls.close()
+        draw_curves(self.curves, self.trace); self.show_last()
+        memory = self.memory_now(self.trace.frames[-1]) if self.trace.frames else ''
+        self.progress.value = f"<div>{'stopped' if self.trainer.stop else 'finished'} after {self.trainer.epoch} epochs, {self.trainer.seconds:.0f} s of training; {len(self.trace.frames)} frames to go back to</div>{memory}"
 
-def _pixels(self, r, c):
-    "Pixels of the patch at (row, column), and where they are from."
-    f, current = self.shown, self.trainer.current if self.trainer else None
-    if current is not None and self.trainer.model.grid.ndim == 2:
-        names = [str(n) for n in current[3]] if current[3] else []
-        if f['name'] in names or (not names and self.watch.name is None):
-            i = names.index(f['name']) if names else 0
-            patch = self.trainer.model.grid.gather(current[0], torch.tensor([[i, self.trainer.model.grid.index(r, c)]]))[0].cpu()
-            if patch.dtype == torch.uint8: return np.ascontiguousarray(patch.movedim(0, -1).numpy() if len(patch) == 3 else patch[0].numpy()), f'{patch.shape[-2]} x {patch.shape[-1]} pixels'
-    if f['name'] not in self.trace.pictures: return None, 'its pixels are not at hand'
-    small = Image.open(BytesIO(self.trace.pictures[f['name']]))
-    h, w = small.height / (f['rows'] * f['factor']), small.width / (f['cols'] * f['factor'])
-    return np.asarray(small.crop((int(c * w), int(r * h), max(int(c * w) + 1, int((c + 1) * w)), max(int(r * h) + 1, int((r + 1) * h))))), 'from the small picture in the trace'
-
-PatchGDDashboard.point, PatchGDDashboard._pixels = _point, _pixels
-
-# %% ../nbs/08_dashboard.ipynb #f3cbc723
-def _draw_progress(self):
-    "Progress with the time left, and memory; of a replay, where the frame lies in its run."
-    t, f = self.trainer, self.shown if not self.trainer else self.trace.frames[-1] if self.trace.frames else {}
-    if t:
-        n, done = len(t.train), t.epoch * len(t.train) + t.batch
-        each = t.seconds / done if done else 0
-        bars = [bar(f'epoch {t.epoch + 1}' + (f' of {t.epochs}' if t.epochs < 10**5 else ''), t.progress, t.seconds / max(t.progress, 1e-6) * (1 - t.progress)), bar(f'batch {min(t.batch + 1, n)} of {n}', t.batch / n, each * (n - t.batch))]
-    else: bars = [f'epoch {f["epoch"] + 1}, batch {f["batch"] + 1}, ']
-    if f.get('steps'): bars.append(bar(f"inner iteration {f['j'] + 1} of {f['steps']}", (f['j'] + 1) / f['steps'], each * (1 - (f['j'] + 1) / f['steps']) if t else None))
-    self.progress.value = f'<div>{"".join(bars)}</div>' + self.memory_now(f)
-
-def _memory_now(self, f): return meter(f['memory_of'], f['memory'], f['peak'], self.budget or f['total']) if 'memory' in f else ''
-
-PatchGDDashboard.draw_progress, PatchGDDashboard.memory_now = _draw_progress, _memory_now
-
-# %% ../nbs/08_dashboard.ipynb #8dd221a4
-def _draw_numbers(self):
-    self.draw_progress(); draw_curves(self.curves, self.trace)
-
-def _finish(self):
-    "The run is over: controls rest, the slider stays."
-    self.controls.close()
-    draw_curves(self.curves, self.trace); self.show_last()
-    memory = self.memory_now(self.trace.frames[-1]) if self.trace.frames else ''
-    self.progress.value = f"<div>{'stopped' if self.trainer.stop else 'finished'} after {self.trainer.epoch} epochs, {self.trainer.seconds:.0f} s of training; {len(self.trace.frames)} frames to go back to</div>{memory}"
-
-PatchGDDashboard.draw_numbers, PatchGDDashboard.finish = _draw_numbers, _finish
+    def place(self):
+        "The dashboard as a widget, to be put on a page before training begins; unless this was done, `fit` displays it."
+        if self.view != 'widgets': return W.VBox()
+        self.make()
+        self.placed = True
+        return self.box
 
 # %% ../nbs/08_dashboard.ipynb #b585103b
 def replay(
@@ -246,13 +228,3 @@ def replay(
     dashboard.show_last(); draw_curves(dashboard.curves, trace)
     display(dashboard.box)
     return dashboard
-
-# %% ../nbs/08_dashboard.ipynb #b9e41e97
-def _place(self):
-    "The dashboard as a widget, to be put on a page before training begins; unless this was done, `fit` displays it."
-    if self.view != 'widgets': return W.VBox()
-    self.make()
-    self.placed = True
-    return self.box
-
-PatchGDDashboard.place = _place

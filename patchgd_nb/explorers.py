@@ -62,21 +62,19 @@ class Explorer:
         if self.view == 'static': display(picture(self.plot(), f'{self.title}: {self.y} against {self.x}, for {self.values}'))
         print(self.text.value)
 
+    def plot(self):
+        "The figure as it is now, drawn by matplotlib."
+        fig = Figure(figsize=(7, 3.4), layout='constrained', dpi=80)
+        ax = fig.subplots()
+        for d in self.figure.data:
+            ax.plot(d.x, d.y, label=d.name if d.showlegend else None, color=d.line.color, lw=d.line.width, ls={'dash': '--', 'dot': ':'}.get(d.line.dash, '-'))
+            if not d.showlegend: ax.text(d.x[-1], d.y[-1], d.name, fontsize=7, ha='right', va='bottom')
+        ax.set(title=self.title, xlabel=self.x, ylabel=self.y, **(dict(xscale='log', yscale='log') if self.log else {}))
+        ax.legend(frameon=False, fontsize=8)
+        ax.grid(alpha=.3)
+        return fig
+
 # %% ../nbs/08a_explorers.ipynb #6ebe57df
-def _plot(self):
-    "The figure as it is now, drawn by matplotlib."
-    fig = Figure(figsize=(7, 3.4), layout='constrained', dpi=80)
-    ax = fig.subplots()
-    for d in self.figure.data:
-        ax.plot(d.x, d.y, label=d.name if d.showlegend else None, color=d.line.color, lw=d.line.width, ls={'dash': '--', 'dot': ':'}.get(d.line.dash, '-'))
-        if not d.showlegend: ax.text(d.x[-1], d.y[-1], d.name, fontsize=7, ha='right', va='bottom')
-    ax.set(title=self.title, xlabel=self.x, ylabel=self.y, **(dict(xscale='log', yscale='log') if self.log else {}))
-    ax.legend(frameon=False, fontsize=8)
-    ax.grid(alpha=.3)
-    return fig
-
-Explorer.plot = _plot
-
 def _slider(text, low, high, value, step=1): return (W.FloatSlider if isinstance(step, float) else W.IntSlider)(description=text, min=low, max=high, value=value, step=step, continuous_update=False)
 
 # %% ../nbs/08a_explorers.ipynb #581813b7

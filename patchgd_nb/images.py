@@ -168,32 +168,29 @@ class TiffImage:
     @property
     def shape(self): return self.levels[0]
 
-# %% ../nbs/10_images.ipynb #5b06d4ed
-def _read(self,
-    row, col,       # first pixel of the window, in pixels of `level`; may lie outside the image
-    height, width,  # size of the window, in pixels of `level`
-    level=0,        # level of the pyramid, 0 being the largest
-):
-    "Pixels of a window, (height, width, 3) uint8; white beyond the border."
-    (h, w), out = self.levels[level], np.full((height, width, 3), 255, np.uint8)
-    r0, r1, c0, c1 = max(row, 0), min(row + height, h), max(col, 0), min(col + width, w)
-    for i in self.tiles(row, col, height, width, level):
-        tile, (tr, tc) = _tile(*self._key(), level, i)
-        if tile is None: continue
-        a, b, c, d = max(r0, tr), min(r1, tr + tile.shape[0]), max(c0, tc), min(c1, tc + tile.shape[1])
-        out[a - row:b - row, c - col:d - col] = tile[a - tr:b - tr, c - tc:d - tc]
-    return out
+    def read(self,
+        row, col,       # first pixel of the window, in pixels of `level`; may lie outside the image
+        height, width,  # size of the window, in pixels of `level`
+        level=0,        # level of the pyramid, 0 being the largest
+    ):
+        "Pixels of a window, (height, width, 3) uint8; white beyond the border."
+        (h, w), out = self.levels[level], np.full((height, width, 3), 255, np.uint8)
+        r0, r1, c0, c1 = max(row, 0), min(row + height, h), max(col, 0), min(col + width, w)
+        for i in self.tiles(row, col, height, width, level):
+            tile, (tr, tc) = _tile(*self._key(), level, i)
+            if tile is None: continue
+            a, b, c, d = max(r0, tr), min(r1, tr + tile.shape[0]), max(c0, tc), min(c1, tc + tile.shape[1])
+            out[a - row:b - row, c - col:d - col] = tile[a - tr:b - tr, c - tc:d - tc]
+        return out
 
-def _tiles(self, row, col, height, width, level=0):
-    "The bytes in the file of each tile that a window touches, by the tile's number."
-    page = _pages(*self._key())[level]
-    th, tw = _tile_size(page)
-    r0, r1, c0, c1 = max(row, 0), min(row + height, page.imagelength), max(col, 0), min(col + width, page.imagewidth)
-    if r0 >= r1 or c0 >= c1: return {}
-    across = -(-page.imagewidth // tw)
-    return {i: page.databytecounts[i] for r in range(r0 // th, (r1 - 1) // th + 1) for i in range(r * across + c0 // tw, r * across + (c1 - 1) // tw + 1)}
-
-TiffImage.read, TiffImage.tiles = _read, _tiles
+    def tiles(self, row, col, height, width, level=0):
+        "The bytes in the file of each tile that a window touches, by the tile's number."
+        page = _pages(*self._key())[level]
+        th, tw = _tile_size(page)
+        r0, r1, c0, c1 = max(row, 0), min(row + height, page.imagelength), max(col, 0), min(col + width, page.imagewidth)
+        if r0 >= r1 or c0 >= c1: return {}
+        across = -(-page.imagewidth // tw)
+        return {i: page.databytecounts[i] for r in range(r0 // th, (r1 - 1) // th + 1) for i in range(r * across + c0 // tw, r * across + (c1 - 1) // tw + 1)}
 
 # %% ../nbs/10_images.ipynb #14e78a35
 PHOTOS = '.jpg .jpeg .png .bmp .webp .gif'.split()

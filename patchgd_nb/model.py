@@ -108,78 +108,68 @@ class PatchModel(nn.Module):
     @property
     def dtype(self): return self.normalize.mean.dtype
 
-# %% ../nbs/04_model.ipynb #1e637650
-def _encode(self,
-    patches,  # (..., C, *patch_size): uint8, or floating point that is already normalised
-):
-    "The latents of `patches`: (..., latent_dim)."
-    lead = patches.shape[:-(self.grid.ndim + 1)]
-    # only from pinned memory does a GPU copy while it computes
-    if self.device.type == 'cuda' and patches.device.type == 'cpu': patches = patches.pin_memory()
-    x = patches.to(self.device, non_blocking=True).flatten(0, len(lead) - 1) if lead else patches.to(self.device)[None]
-    if len(x) == 0: return torch.zeros(*lead, self.latent_dim, device=self.device, dtype=self.dtype)
-    # a single patch has no batch statistics: BatchNorm then uses its running ones
-    x = self.normalize(x)
-    if x.ndim == 4: x = x.contiguous(memory_format=torch.channels_last)   # the faster layout of pixels in memory
-    with module_mode(self.backbone, 'running') if len(x) == 1 else nullcontext():
-        return self.backbone(x).reshape(*lead, self.latent_dim)
+    def encode(self,
+        patches,  # (..., C, *patch_size): uint8, or floating point that is already normalised
+    ):
+        "The latents of `patches`: (..., latent_dim)."
+        lead = patches.shape[:-(self.grid.ndim + 1)]
+        # only from pinned memory does a GPU copy while it computes
+        if self.device.type == 'cuda' and patches.device.type == 'cpu': patches = patches.pin_memory()
+        x = patches.to(self.device, non_blocking=True).flatten(0, len(lead) - 1) if lead else patches.to(self.device)[None]
+        if len(x) == 0: return torch.zeros(*lead, self.latent_dim, device=self.device, dtype=self.dtype)
+        # a single patch has no batch statistics: BatchNorm then uses its running ones
+        x = self.normalize(x)
+        if x.ndim == 4: x = x.contiguous(memory_format=torch.channels_last)   # the faster layout of pixels in memory
+        with module_mode(self.backbone, 'running') if len(x) == 1 else nullcontext():
+            return self.backbone(x).reshape(*lead, self.latent_dim)
 
-PatchModel.encode = _encode
+    def cells(self,
+        images,        # (B, C, *image_size) or a list of B lazily read images
+        content=None,  # (B, K), above 0 where a patch has content; every patch unless given
+    ):
+        "The cells that are encoded, (N, 2) rows of (image, patch index) in order; the others are blank."
+        if content is None: content = torch.ones(len(images), len(self.grid))
+        if tuple(content.shape) != (len(images), len(self.grid)):
+            raise ValueError(f'content of shape {tuple(content.shape)} does not fit {len(images)} images of {len(self.grid)} patches: give one number per patch.')
+        return (content.cpu() > 0).nonzero()   # on the CPU, where pixels are cut: reading them waits for no device
 
-# %% ../nbs/04_model.ipynb #c467b900
-def _cells(self,
-    images,        # (B, C, *image_size) or a list of B lazily read images
-    content=None,  # (B, K), above 0 where a patch has content; every patch unless given
-):
-    "The cells that are encoded, (N, 2) rows of (image, patch index) in order; the others are blank."
-    if content is None: content = torch.ones(len(images), len(self.grid))
-    if tuple(content.shape) != (len(images), len(self.grid)):
-        raise ValueError(f'content of shape {tuple(content.shape)} does not fit {len(images)} images of {len(self.grid)} patches: give one number per patch.')
-    return (content.cpu() > 0).nonzero()   # on the CPU, where pixels are cut: reading them waits for no device
+    @torch.no_grad()
+    def blank_z(self,
+        batch,  # images B
+    ):
+        "Z of images that are blank all over, (B, K, latent_dim): zeros, or the latent of a patch of the value `blank`, by running statistics."
+        z = torch.zeros(batch, len(self.grid), self.latent_dim, device=self.device, dtype=self.dtype)
+        if self.blank is None: return z
+        patch = torch.full((len(self.normalize.mean), *self.grid.patch_size), self.blank, dtype=torch.uint8)
+        with module_mode(self.backbone, 'eval'): return z + self.encode(patch)
 
-@torch.no_grad()
-def _blank_z(self,
-    batch,  # images B
-):
-    "Z of images that are blank all over, (B, K, latent_dim): zeros, or the latent of a patch of the value `blank`, by running statistics."
-    z = torch.zeros(batch, len(self.grid), self.latent_dim, device=self.device, dtype=self.dtype)
-    if self.blank is None: return z
-    patch = torch.full((len(self.normalize.mean), *self.grid.patch_size), self.blank, dtype=torch.uint8)
-    with module_mode(self.backbone, 'eval'): return z + self.encode(patch)
+    @torch.no_grad()
+    def fill(self,
+        images,        # (B, C, *image_size) or a list of B lazily read images
+        chunk=8,       # patches of each image encoded at a time
+        content=None,  # (B, K), above 0 where a patch has content; every patch unless given
+        mode='eval',   # what BatchNorm and dropout do meanwhile, see `module_mode`
+        cells=None,    # (N, 2): fill only these
+        z=None,        # (B, K, latent_dim), what the other cells hold; blank unless given
+    ):
+        "Z-filling: every patch with content encoded without gradient, (B, latent_dim, *grid.shape) (Algorithm 2 of the paper)."
+        cells = self.cells(images, content) if cells is None else cells
+        z = self.blank_z(len(images)) if z is None else z
+        with module_mode(self.backbone, mode):
+            parts = cells.split(chunk * len(images))
+            for part, patches in zip(parts, self.grid.stream(images, parts)): z[part[:, 0], part[:, 1]] = self.encode(patches).to(z.dtype)
+        return z.transpose(1, 2).unflatten(2, self.grid.shape).contiguous()
 
-# %% ../nbs/04_model.ipynb #a158dcc1
-@torch.no_grad()
-def _fill(self,
-    images,        # (B, C, *image_size) or a list of B lazily read images
-    chunk=8,       # patches of each image encoded at a time
-    content=None,  # (B, K), above 0 where a patch has content; every patch unless given
-    mode='eval',   # what BatchNorm and dropout do meanwhile, see `module_mode`
-    cells=None,    # (N, 2): fill only these
-    z=None,        # (B, K, latent_dim), what the other cells hold; blank unless given
-):
-    "Z-filling: every patch with content encoded without gradient, (B, latent_dim, *grid.shape) (Algorithm 2 of the paper)."
-    cells = self.cells(images, content) if cells is None else cells
-    z = self.blank_z(len(images)) if z is None else z
-    with module_mode(self.backbone, mode):
-        parts = cells.split(chunk * len(images))
-        for part, patches in zip(parts, self.grid.stream(images, parts)): z[part[:, 0], part[:, 1]] = self.encode(patches).to(z.dtype)
-    return z.transpose(1, 2).unflatten(2, self.grid.shape).contiguous()
-
-PatchModel.cells, PatchModel.blank_z, PatchModel.fill = _cells, _blank_z, _fill
-
-# %% ../nbs/04_model.ipynb #a000ff2a
-def _forward(self,
-    images,        # (B, C, *image_size) or a list of B lazily read images
-    content=None,  # (B, K), above 0 where a patch has content; every patch unless given
-    chunk=8,       # patches of each image encoded at a time, where no gradient is kept
-):
-    "Class scores (B, n_classes) through every patch with content; with gradient, all patches are encoded in one go."
-    if not torch.is_grad_enabled(): return self.head(self.fill(images, chunk, content))
-    cells = self.cells(images, content)
-    z = self.blank_z(len(images)).index_put(tuple(cells.to(self.device).T), self.encode(self.grid.gather(images, cells)).to(self.dtype))
-    return self.head(z.transpose(1, 2).unflatten(2, self.grid.shape))
-
-PatchModel.forward = _forward
+    def forward(self,
+        images,        # (B, C, *image_size) or a list of B lazily read images
+        content=None,  # (B, K), above 0 where a patch has content; every patch unless given
+        chunk=8,       # patches of each image encoded at a time, where no gradient is kept
+    ):
+        "Class scores (B, n_classes) through every patch with content; with gradient, all patches are encoded in one go."
+        if not torch.is_grad_enabled(): return self.head(self.fill(images, chunk, content))
+        cells = self.cells(images, content)
+        z = self.blank_z(len(images)).index_put(tuple(cells.to(self.device).T), self.encode(self.grid.gather(images, cells)).to(self.dtype))
+        return self.head(z.transpose(1, 2).unflatten(2, self.grid.shape))
 
 # %% ../nbs/04_model.ipynb #e36a1d0d
 class WholeModel(nn.Module):

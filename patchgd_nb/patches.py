@@ -43,6 +43,113 @@ class PatchGrid:
     def __eq__(self, other): return isinstance(other, PatchGrid) and vars(self) == vars(other)
     def __hash__(self): return hash((self.image_size, self.patch_size, self.stride))
 
+    def cell(self,
+        k,  # patch index, 0 <= k < len(grid)
+    ):
+        "Where patch `k` sits in the grid: `(row, col)` for a picture."
+        if not 0 <= k < len(self): raise IndexError(f'patch {k} is not in a grid of {len(self)} patches: use 0 to {len(self) - 1}.')
+        return tuple(int(i) for i in torch.unravel_index(torch.tensor(int(k)), self.shape))
+
+    def index(self,
+        *cell,  # row, col for a picture; one number per axis
+    ):
+        "The index of the patch at `cell`: `k = row * n + col` for a picture."
+        if len(cell) != self.ndim or not all(0 <= c < n for c, n in zip(cell, self.shape)):
+            raise IndexError(f'cell {cell} is not in a grid of {" x ".join(map(str, self.shape))} patches: rows and columns count from 0.')
+        k = 0
+        for c, n in zip(cell, self.shape): k = k * n + c
+        return int(k)
+
+    def corner(self,
+        k,  # patch index
+    ):
+        "First pixel of patch `k` along each axis: `(top, left)` for a picture."
+        return tuple(c * t for c, t in zip(self.cell(k), self.stride))
+
+    def plot(self,
+        image,        # (C, H, W) or (H, W) tensor, or (H, W, 3) array; uint8, or 0 to 1
+        mask=None,    # (K,) bool: patches to outline
+        values=None,  # (K,) numbers to tint patches by; NaN leaves a patch untinted
+        ax=None,      # matplotlib axes; made unless given
+    ):
+        "Draw an image with its grid; returns the axes."
+        import matplotlib.pyplot as plt
+        from matplotlib.collections import PatchCollection
+        from matplotlib.patches import Rectangle
+        ax = plt.subplots(figsize=(4, 4), layout='constrained')[1] if ax is None else ax
+        if torch.is_tensor(image): image = image.cpu().movedim(0, -1) if image.ndim == 3 else image.cpu()
+        ax.imshow(image, cmap='gray')
+        boxes = [Rectangle((c - .5, r - .5), *self.patch_size[::-1]) for r, c in map(self.corner, range(len(self)))]
+        ax.add_collection(PatchCollection(boxes, fc='none', ec='0.75', lw=.3))
+        if values is not None:
+            values = torch.as_tensor(values).detach().cpu().float().flatten()
+            shown = values.isfinite().nonzero().flatten().tolist()
+            tint = PatchCollection([boxes[k] for k in shown], cmap='viridis', alpha=.8, lw=0, array=values[shown].numpy())
+            ax.figure.colorbar(ax.add_collection(tint), ax=ax, shrink=.8)
+        if mask is not None:
+            chosen = torch.as_tensor(mask).cpu().flatten().nonzero().flatten().tolist()
+            ax.add_collection(PatchCollection([boxes[k] for k in chosen], fc='none', ec='#d55e00', lw=1.6))
+        ax.axis('off')
+        return ax
+
+    def windows(self,
+        images,  # (B, C, *image_size)
+    ):
+        "A view of `images` as (B, *grid, C, *patch): no pixel is copied."
+        if tuple(images.shape[2:]) != self.image_size:
+            raise ValueError(f'images of {tuple(images.shape[2:])} pixels do not fit a grid made for {self.image_size}: make the grid or the canvas the same size.')
+        for axis, (p, t) in enumerate(zip(self.patch_size, self.stride)): images = images.unfold(axis + 2, p, t)
+        return images.movedim(1, self.ndim + 1)
+
+    def gather(self,
+        images,  # (B, C, *image_size), or a list of B lazily read images with `.read(*corner, *size)`
+        cells,   # (N, 2) rows of (image, patch index)
+    ):
+        "The patches at `cells`, one after the other: (N, C, *patch_size)."
+        if not torch.is_tensor(images): return next(self.stream(images, [cells]))
+        cells = cells.to(images.device)
+        return self.windows(images)[(cells[:, 0], *torch.unravel_index(cells[:, 1], self.shape))]
+
+    def stream(self,
+        images,  # (B, C, *image_size), or a list of B lazily read images, whose `read` is called from threads
+        parts,   # (N, 2) rows of (image, patch index) each
+    ):
+        "The patches of each of `parts` in turn, (N, C, *patch_size); while one is used, the next is read."
+        if torch.is_tensor(images):
+            for cells in parts: yield self.gather(images, cells)
+            return
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            def ask(cells): return [pool.submit(images[b].read, *self.corner(k), *self.patch_size) for b, k in cells.tolist()]
+            coming = ask(parts[0]) if len(parts) else []
+            for i in range(len(parts)):
+                now, coming = coming, ask(parts[i + 1]) if i + 1 < len(parts) else []
+                read = [torch.as_tensor(f.result()).movedim(-1, 0) for f in now]
+                yield torch.stack(read) if read else torch.empty(0, 3, *self.patch_size, dtype=torch.uint8)
+
+    def extract(self,
+        images,  # (B, C, *image_size), or a list of B lazily read images
+        index,   # patch indices, the same for every image
+    ):
+        "The patches at `index` of every image: (B, len(index), C, *patch_size)."
+        index = torch.as_tensor(index, dtype=torch.long).flatten()
+        cells = torch.cartesian_prod(torch.arange(len(images)), index)
+        return self.gather(images, cells).unflatten(0, (len(images), len(index)))
+
+    def place(self,
+        patches,     # (B, len(index), C, *patch_size)
+        index=None,  # patch indices; all of them, in order, unless given
+    ):
+        "Images with these patches in their places, (B, C, *image_size): overlaps are averaged, the rest is zero."
+        index = range(len(self)) if index is None else [int(k) for k in index]
+        if patches.shape[1] != len(index): raise ValueError(f'{patches.shape[1]} patches were given for {len(index)} places: give as many as there are places.')
+        out = torch.zeros(len(patches), patches.shape[2], *self.image_size, dtype=torch.promote_types(patches.dtype, torch.float32), device=patches.device)
+        times = torch.zeros(self.image_size, device=patches.device)
+        for i, k in enumerate(index):
+            window = tuple(slice(c, c + p) for c, p in zip(self.corner(k), self.patch_size))
+            out[(..., *window)] += patches[:, i]
+            times[window] += 1
+        return (out / times.clamp(min=1)).to(patches.dtype)
+
 # %% ../nbs/00_patches.ipynb #5f4785b9
 def _check_axis(size, patch, stride):
     "Refuse an axis that patches cannot tile."
@@ -51,137 +158,6 @@ def _check_axis(size, patch, stride):
     if left := (size - patch) % stride:
         raise ValueError(f'image_size {size} is not divisible into patches of {patch} at stride {stride} ({left} pixels are left over): '
                          f'pad the image to {size + stride - left} or crop it to {size - left}.')
-
-# %% ../nbs/00_patches.ipynb #ceb13917
-def _cell(self,
-    k,  # patch index, 0 <= k < len(grid)
-):
-    "Where patch `k` sits in the grid: `(row, col)` for a picture."
-    if not 0 <= k < len(self): raise IndexError(f'patch {k} is not in a grid of {len(self)} patches: use 0 to {len(self) - 1}.')
-    return tuple(int(i) for i in torch.unravel_index(torch.tensor(int(k)), self.shape))
-
-def _index(self,
-    *cell,  # row, col for a picture; one number per axis
-):
-    "The index of the patch at `cell`: `k = row * n + col` for a picture."
-    if len(cell) != self.ndim or not all(0 <= c < n for c, n in zip(cell, self.shape)):
-        raise IndexError(f'cell {cell} is not in a grid of {" x ".join(map(str, self.shape))} patches: rows and columns count from 0.')
-    k = 0
-    for c, n in zip(cell, self.shape): k = k * n + c
-    return int(k)
-
-PatchGrid.cell, PatchGrid.index = _cell, _index
-
-# %% ../nbs/00_patches.ipynb #83dc6e70
-def _corner(self,
-    k,  # patch index
-):
-    "First pixel of patch `k` along each axis: `(top, left)` for a picture."
-    return tuple(c * t for c, t in zip(self.cell(k), self.stride))
-
-PatchGrid.corner = _corner
-
-# %% ../nbs/00_patches.ipynb #ac03cdae
-def _plot(self,
-    image,        # (C, H, W) or (H, W) tensor, or (H, W, 3) array; uint8, or 0 to 1
-    mask=None,    # (K,) bool: patches to outline
-    values=None,  # (K,) numbers to tint patches by; NaN leaves a patch untinted
-    ax=None,      # matplotlib axes; made unless given
-):
-    "Draw an image with its grid; returns the axes."
-    import matplotlib.pyplot as plt
-    from matplotlib.collections import PatchCollection
-    from matplotlib.patches import Rectangle
-    ax = plt.subplots(figsize=(4, 4), layout='constrained')[1] if ax is None else ax
-    if torch.is_tensor(image): image = image.cpu().movedim(0, -1) if image.ndim == 3 else image.cpu()
-    ax.imshow(image, cmap='gray')
-    boxes = [Rectangle((c - .5, r - .5), *self.patch_size[::-1]) for r, c in map(self.corner, range(len(self)))]
-    ax.add_collection(PatchCollection(boxes, fc='none', ec='0.75', lw=.3))
-    if values is not None:
-        values = torch.as_tensor(values).detach().cpu().float().flatten()
-        shown = values.isfinite().nonzero().flatten().tolist()
-        tint = PatchCollection([boxes[k] for k in shown], cmap='viridis', alpha=.8, lw=0, array=values[shown].numpy())
-        ax.figure.colorbar(ax.add_collection(tint), ax=ax, shrink=.8)
-    if mask is not None:
-        chosen = torch.as_tensor(mask).cpu().flatten().nonzero().flatten().tolist()
-        ax.add_collection(PatchCollection([boxes[k] for k in chosen], fc='none', ec='#d55e00', lw=1.6))
-    ax.axis('off')
-    return ax
-
-PatchGrid.plot = _plot
-
-# %% ../nbs/00_patches.ipynb #db8ccc5f
-def _windows(self,
-    images,  # (B, C, *image_size)
-):
-    "A view of `images` as (B, *grid, C, *patch): no pixel is copied."
-    if tuple(images.shape[2:]) != self.image_size:
-        raise ValueError(f'images of {tuple(images.shape[2:])} pixels do not fit a grid made for {self.image_size}: make the grid or the canvas the same size.')
-    for axis, (p, t) in enumerate(zip(self.patch_size, self.stride)): images = images.unfold(axis + 2, p, t)
-    return images.movedim(1, self.ndim + 1)
-
-PatchGrid.windows = _windows
-
-# %% ../nbs/00_patches.ipynb #8cab04a0
-def _gather(self,
-    images,  # (B, C, *image_size), or a list of B lazily read images with `.read(*corner, *size)`
-    cells,   # (N, 2) rows of (image, patch index)
-):
-    "The patches at `cells`, one after the other: (N, C, *patch_size)."
-    if not torch.is_tensor(images): return next(self.stream(images, [cells]))
-    cells = cells.to(images.device)
-    return self.windows(images)[(cells[:, 0], *torch.unravel_index(cells[:, 1], self.shape))]
-
-PatchGrid.gather = _gather
-
-# %% ../nbs/00_patches.ipynb #4cbe7cf1
-def _stream(self,
-    images,  # (B, C, *image_size), or a list of B lazily read images, whose `read` is called from threads
-    parts,   # (N, 2) rows of (image, patch index) each
-):
-    "The patches of each of `parts` in turn, (N, C, *patch_size); while one is used, the next is read."
-    if torch.is_tensor(images):
-        for cells in parts: yield self.gather(images, cells)
-        return
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        def ask(cells): return [pool.submit(images[b].read, *self.corner(k), *self.patch_size) for b, k in cells.tolist()]
-        coming = ask(parts[0]) if len(parts) else []
-        for i in range(len(parts)):
-            now, coming = coming, ask(parts[i + 1]) if i + 1 < len(parts) else []
-            read = [torch.as_tensor(f.result()).movedim(-1, 0) for f in now]
-            yield torch.stack(read) if read else torch.empty(0, 3, *self.patch_size, dtype=torch.uint8)
-
-PatchGrid.stream = _stream
-
-# %% ../nbs/00_patches.ipynb #f7210739
-def _extract(self,
-    images,  # (B, C, *image_size), or a list of B lazily read images
-    index,   # patch indices, the same for every image
-):
-    "The patches at `index` of every image: (B, len(index), C, *patch_size)."
-    index = torch.as_tensor(index, dtype=torch.long).flatten()
-    cells = torch.cartesian_prod(torch.arange(len(images)), index)
-    return self.gather(images, cells).unflatten(0, (len(images), len(index)))
-
-PatchGrid.extract = _extract
-
-# %% ../nbs/00_patches.ipynb #70287dd8
-def _place(self,
-    patches,     # (B, len(index), C, *patch_size)
-    index=None,  # patch indices; all of them, in order, unless given
-):
-    "Images with these patches in their places, (B, C, *image_size): overlaps are averaged, the rest is zero."
-    index = range(len(self)) if index is None else [int(k) for k in index]
-    if patches.shape[1] != len(index): raise ValueError(f'{patches.shape[1]} patches were given for {len(index)} places: give as many as there are places.')
-    out = torch.zeros(len(patches), patches.shape[2], *self.image_size, dtype=torch.promote_types(patches.dtype, torch.float32), device=patches.device)
-    times = torch.zeros(self.image_size, device=patches.device)
-    for i, k in enumerate(index):
-        window = tuple(slice(c, c + p) for c, p in zip(self.corner(k), self.patch_size))
-        out[(..., *window)] += patches[:, i]
-        times[window] += 1
-    return (out / times.clamp(min=1)).to(patches.dtype)
-
-PatchGrid.place = _place
 
 # %% ../nbs/00_patches.ipynb #f140b18a
 def turn(

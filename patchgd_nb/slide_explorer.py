@@ -57,102 +57,90 @@ class SlideExplorer:
         "A place in the file as a place on the canvas."
         return top / self.step + self.canvas.box[0], left / self.step + self.canvas.box[1], *(s / self.step for s in sizes)
 
-# %% ../nbs/08c_slide_explorer.ipynb #85fa8d18
-def _update(self):
-    "Encode the slide with the model as it is now, and show what each patch adds to its prediction."
-    model, grid = self.model, self.model.grid
-    z = model.fill([self.canvas], content=self.content[None])
-    share, self.winner = contributions(model, z)
-    with torch.no_grad(), module_mode(model.head, 'eval'): self.probability = float(model.head(z)[0].softmax(0)[self.winner])
-    self.latents = z[0].flatten(1).T.float().cpu().numpy()
-    self.share = share.float().cpu().numpy() * (self.content.numpy() > 0)
-    most = max(float(np.abs(self.share).max()), 1e-9)
-    self.mean = self.latents[self.content.numpy() > 0].mean(0) if (self.content > 0).any() else np.zeros(model.latent_dim, np.float32)
-    rows, cols = self.small.shape[:2]
-    place = self.to_canvas(0, 0, rows * self.small_scale, cols * self.small_scale)
-    self.page.said = f'{Path(getattr(self.image, "path", "the image")).name}: class {self.winner}, probability {self.probability:.2f}; {int((self.content > 0).sum())} of {len(grid)} patches have content'
-    self.page.grid = dict(rows=grid.shape[0], cols=grid.shape[1], patch=grid.patch_size[0], stride=grid.stride[0], size=self.canvas.size, step=self.step, um=(self.image.um_per_pixel or 0) * self.step,
-                          background='#fff' if BACKGROUNDS[self.canvas.background] else '#000', most=f'{most:.3g}', tints=np.round(128 + 127 * self.share / most).astype(np.uint8).tobytes(), whole=_encoded(self.small, 'JPEG', quality=85), whole_at=place)
-    if self.page.chosen < 0: self.page.chosen = int(self.share.argmax())
-    else: self.choose()
+    def update(self):
+        "Encode the slide with the model as it is now, and show what each patch adds to its prediction."
+        model, grid = self.model, self.model.grid
+        z = model.fill([self.canvas], content=self.content[None])
+        share, self.winner = contributions(model, z)
+        with torch.no_grad(), module_mode(model.head, 'eval'): self.probability = float(model.head(z)[0].softmax(0)[self.winner])
+        self.latents = z[0].flatten(1).T.float().cpu().numpy()
+        self.share = share.float().cpu().numpy() * (self.content.numpy() > 0)
+        most = max(float(np.abs(self.share).max()), 1e-9)
+        self.mean = self.latents[self.content.numpy() > 0].mean(0) if (self.content > 0).any() else np.zeros(model.latent_dim, np.float32)
+        rows, cols = self.small.shape[:2]
+        place = self.to_canvas(0, 0, rows * self.small_scale, cols * self.small_scale)
+        self.page.said = f'{Path(getattr(self.image, "path", "the image")).name}: class {self.winner}, probability {self.probability:.2f}; {int((self.content > 0).sum())} of {len(grid)} patches have content'
+        self.page.grid = dict(rows=grid.shape[0], cols=grid.shape[1], patch=grid.patch_size[0], stride=grid.stride[0], size=self.canvas.size, step=self.step, um=(self.image.um_per_pixel or 0) * self.step,
+                              background='#fff' if BACKGROUNDS[self.canvas.background] else '#000', most=f'{most:.3g}', tints=np.round(128 + 127 * self.share / most).astype(np.uint8).tobytes(), whole=_encoded(self.small, 'JPEG', quality=85), whole_at=place)
+        if self.page.chosen < 0: self.page.chosen = int(self.share.argmax())
+        else: self.choose()
 
-SlideExplorer.update = _update
+    def look(self):
+        "Read what the window covers, if the picture of the whole slide is too coarse for it."
+        top, left, height, width, across = self.page.window
+        across = min(max(int(across), 16), 2048)
+        scale = width * self.step / across
+        um = f' ({scale * self.image.um_per_pixel:.2g} micrometres)' if self.image.um_per_pixel else ''
+        said = f'one pixel of the screen: {scale:.2g} of the file{um}'
+        try:
+            got = None if scale >= self.small_scale else read_view(self.image, *self.to_file(top, left, height, width), across)
+            if got:
+                self.page.view = dict(jpeg=_encoded(got[0], 'JPEG', quality=92), at=self.to_canvas(*got[1]), level=got[2])
+                said += f'; read from level {got[2]}, where one pixel is {self.image.shape[0] / self.image.levels[got[2]][0]:.3g} of the file'
+            self.page.place = said
+        except (ValueError, OSError) as e: self.page.place = str(e)
 
-# %% ../nbs/08c_slide_explorer.ipynb #f4eb571b
-def _look(self):
-    "Read what the window covers, if the picture of the whole slide is too coarse for it."
-    top, left, height, width, across = self.page.window
-    across = min(max(int(across), 16), 2048)
-    scale = width * self.step / across
-    um = f' ({scale * self.image.um_per_pixel:.2g} micrometres)' if self.image.um_per_pixel else ''
-    said = f'one pixel of the screen: {scale:.2g} of the file{um}'
-    try:
-        got = None if scale >= self.small_scale else read_view(self.image, *self.to_file(top, left, height, width), across)
-        if got:
-            self.page.view = dict(jpeg=_encoded(got[0], 'JPEG', quality=92), at=self.to_canvas(*got[1]), level=got[2])
-            said += f'; read from level {got[2]}, where one pixel is {self.image.shape[0] / self.image.levels[got[2]][0]:.3g} of the file'
-        self.page.place = said
-    except (ValueError, OSError) as e: self.page.place = str(e)
+    def choose(self):
+        "Show the chosen patch: its pixels in the file, its place, what it adds, its latent."
+        k, grid = self.page.chosen, self.model.grid
+        if not 0 <= k < len(grid): return
+        (row, col), (p, q) = grid.cell(k), grid.patch_size
+        top, left, height, width = self.to_file(*grid.corner(k), p, q)
+        try: pixels, shrink = self._patch(top, left, height, width)
+        except (ValueError, OSError) as e: return setattr(self.page, 'place', str(e))
+        held = self.share[self.content.numpy() > 0]
+        rank = int((held > self.share[k]).sum()) + 1
+        about = f'row {row}, column {col} (patch {k})\n' + (f'adds {self.share[k]:+.3g} to the score of class {self.winner}, place {rank} of {len(held)}' if self.content[k] > 0 else 'blank: not encoded, its latent is zero')
+        about += f'\n{height:.0f} x {width:.0f} pixels of the file from row {top:.0f}, column {left:.0f}' + (f', {p} x {q} for the model' if self.step > 1 else '') + (f', shown at 1/{shrink}' if shrink > 1 else '')
+        self.page.patch = dict(png=_encoded(pixels, 'PNG', compress_level=1), about=about, latent=self.latents[k].tolist(), mean=self.mean.tolist())
 
-def _choose(self):
-    "Show the chosen patch: its pixels in the file, its place, what it adds, its latent."
-    k, grid = self.page.chosen, self.model.grid
-    if not 0 <= k < len(grid): return
-    (row, col), (p, q) = grid.cell(k), grid.patch_size
-    top, left, height, width = self.to_file(*grid.corner(k), p, q)
-    try: pixels, shrink = self._patch(top, left, height, width)
-    except (ValueError, OSError) as e: return setattr(self.page, 'place', str(e))
-    held = self.share[self.content.numpy() > 0]
-    rank = int((held > self.share[k]).sum()) + 1
-    about = f'row {row}, column {col} (patch {k})\n' + (f'adds {self.share[k]:+.3g} to the score of class {self.winner}, place {rank} of {len(held)}' if self.content[k] > 0 else 'blank: not encoded, its latent is zero')
-    about += f'\n{height:.0f} x {width:.0f} pixels of the file from row {top:.0f}, column {left:.0f}' + (f', {p} x {q} for the model' if self.step > 1 else '') + (f', shown at 1/{shrink}' if shrink > 1 else '')
-    self.page.patch = dict(png=_encoded(pixels, 'PNG', compress_level=1), about=about, latent=self.latents[k].tolist(), mean=self.mean.tolist())
+    def _patch(self, top, left, height, width):
+        "Its pixels at full resolution, and 1; of more than 1024 along a side means of blocks, and how many pixels along a block."
+        shrink = max(1, ceil(max(height, width) / 1024))
+        size = [round(n) // shrink * shrink for n in (height, width)]
+        return block_mean(self.image.read(round(top), round(left), *size), shrink), shrink
 
-SlideExplorer.look, SlideExplorer.choose = _look, _choose
+    def show(self,
+        top, left,      # first pixel, on the canvas
+        height, width,  # size
+    ):
+        "Move the view."
+        self.page.window = [float(top), float(left), float(height), float(width), self.page.window[4]]
 
-# %% ../nbs/08c_slide_explorer.ipynb #b9fe4f99
-def _patch(self, top, left, height, width):
-    "Its pixels at full resolution, and 1; of more than 1024 along a side means of blocks, and how many pixels along a block."
-    shrink = max(1, ceil(max(height, width) / 1024))
-    size = [round(n) // shrink * shrink for n in (height, width)]
-    return block_mean(self.image.read(round(top), round(left), *size), shrink), shrink
+    def plot(self):
+        "The slide under its tint, the chosen patch and its latent, as a figure."
+        k, grid, most = self.page.chosen, self.model.grid, max(float(np.abs(self.share).max()), 1e-9)
+        fig = Figure(figsize=(10, 3.8), layout='constrained', dpi=80)
+        places = fig.add_gridspec(2, 2, width_ratios=(1, 1.3))
+        ax, patch, latent = (fig.add_subplot(places[at]) for at in ((slice(2), 0), (0, 1), (1, 1)))
+        h, w = self.small.shape[:2]
+        top, left, height, width = self.to_canvas(0, 0, h * self.small_scale, w * self.small_scale)
+        ax.imshow(self.small, extent=(left, left + width, top + height, top))
+        for (r, c), v in zip(map(grid.corner, range(len(grid))), self.share / most): ax.add_patch(Rectangle((c, r), *grid.patch_size[::-1], fc='#d55e00' if v > 0 else '#0072b2', alpha=.7 * abs(float(v)), lw=0))
+        r, c = grid.corner(k)
+        ax.add_patch(Rectangle((c, r), *grid.patch_size[::-1], fc='none', ec='k', lw=1.5))
+        ax.set(xlim=(0, self.canvas.size), ylim=(self.canvas.size, 0), xticks=[], yticks=[], facecolor=self.canvas.background)
+        ax.set_title(self.page.said.replace('; ', '\n') + f'\norange adds to the score (up to {most:.3g}), blue takes from it', fontsize=8)
+        patch.imshow(self._patch(*self.to_file(*grid.corner(k), *grid.patch_size))[0])
+        patch.set(xticks=[], yticks=[])
+        patch.set_title(self.page.patch['about'].split('\n')[0] + ': ' + self.page.patch['about'].split('\n')[1], fontsize=8)
+        latent.bar(range(len(self.mean)), self.latents[k], color='#0072b2', label='this patch')
+        latent.step(range(len(self.mean)), self.mean, where='mid', color='#e69f00', label='mean of all patches with content')
+        latent.set_xlabel('number in the latent', fontsize=8)
+        latent.tick_params(labelsize=7); latent.legend(fontsize=7, frameon=False)
+        return fig
 
-def _show(self,
-    top, left,      # first pixel, on the canvas
-    height, width,  # size
-):
-    "Move the view."
-    self.page.window = [float(top), float(left), float(height), float(width), self.page.window[4]]
-
-SlideExplorer._patch, SlideExplorer.show = _patch, _show
-
-# %% ../nbs/08c_slide_explorer.ipynb #eaf5d518
-def _plot(self):
-    "The slide under its tint, the chosen patch and its latent, as a figure."
-    k, grid, most = self.page.chosen, self.model.grid, max(float(np.abs(self.share).max()), 1e-9)
-    fig = Figure(figsize=(10, 3.8), layout='constrained', dpi=80)
-    places = fig.add_gridspec(2, 2, width_ratios=(1, 1.3))
-    ax, patch, latent = (fig.add_subplot(places[at]) for at in ((slice(2), 0), (0, 1), (1, 1)))
-    h, w = self.small.shape[:2]
-    top, left, height, width = self.to_canvas(0, 0, h * self.small_scale, w * self.small_scale)
-    ax.imshow(self.small, extent=(left, left + width, top + height, top))
-    for (r, c), v in zip(map(grid.corner, range(len(grid))), self.share / most): ax.add_patch(Rectangle((c, r), *grid.patch_size[::-1], fc='#d55e00' if v > 0 else '#0072b2', alpha=.7 * abs(float(v)), lw=0))
-    r, c = grid.corner(k)
-    ax.add_patch(Rectangle((c, r), *grid.patch_size[::-1], fc='none', ec='k', lw=1.5))
-    ax.set(xlim=(0, self.canvas.size), ylim=(self.canvas.size, 0), xticks=[], yticks=[], facecolor=self.canvas.background)
-    ax.set_title(self.page.said.replace('; ', '\n') + f'\norange adds to the score (up to {most:.3g}), blue takes from it', fontsize=8)
-    patch.imshow(self._patch(*self.to_file(*grid.corner(k), *grid.patch_size))[0])
-    patch.set(xticks=[], yticks=[])
-    patch.set_title(self.page.patch['about'].split('\n')[0] + ': ' + self.page.patch['about'].split('\n')[1], fontsize=8)
-    latent.bar(range(len(self.mean)), self.latents[k], color='#0072b2', label='this patch')
-    latent.step(range(len(self.mean)), self.mean, where='mid', color='#e69f00', label='mean of all patches with content')
-    latent.set_xlabel('number in the latent', fontsize=8)
-    latent.tick_params(labelsize=7); latent.legend(fontsize=7, frameon=False)
-    return fig
-
-def _display(self):
-    if choose_view() == 'widgets': display(self.page)
-    elif choose_view() == 'static': display(picture(self.plot(), self.page.said + '; ' + self.page.patch['about'].replace('\n', '; ')))
-    else: print(self.page.said)
-
-SlideExplorer.plot, SlideExplorer._ipython_display_ = _plot, _display
+    def _ipython_display_(self):
+        if choose_view() == 'widgets': display(self.page)
+        elif choose_view() == 'static': display(picture(self.plot(), self.page.said + '; ' + self.page.patch['about'].replace('\n', '; ')))
+        else: print(self.page.said)

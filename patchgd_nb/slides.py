@@ -141,33 +141,31 @@ class Slides(torch.utils.data.Dataset):
 
     def __len__(self): return len(self.rows)
 
-# %% ../nbs/10b_slides.ipynb #5e27e6cb
-def _pixels(self,
-    i,  # number of the image
-):
-    "The canvas, (size, size, 3) uint8; only patches with content are read."
-    canvas, (p, q) = self.canvases[i], self.grid.patch_size
-    out = np.full((*canvas.shape, 3), BACKGROUNDS[canvas.background], np.uint8)
-    for k in self.content[i].nonzero().flatten().tolist():
-        r, c = self.grid.corner(k)
-        out[r:r + p, c:c + q] = canvas.read(r, c, p, q)
-    return out
+    def pixels(self,
+        i,  # number of the image
+    ):
+        "The canvas, (size, size, 3) uint8; only patches with content are read."
+        canvas, (p, q) = self.canvases[i], self.grid.patch_size
+        out = np.full((*canvas.shape, 3), BACKGROUNDS[canvas.background], np.uint8)
+        for k in self.content[i].nonzero().flatten().tolist():
+            r, c = self.grid.corner(k)
+            out[r:r + p, c:c + q] = canvas.read(r, c, p, q)
+        return out
 
-def _getitem(self, i):
-    name, how = self.rows.image_id[i], int(torch.randint(8, ())) if self.augment else 0
-    content = turn(how, self.content[i].view(1, *self.grid.shape))[0].flatten()
-    if self.lazy:
-        if not os.path.exists(self.rows.path[i]): image = self._bad(i, FileNotFoundError(f'{self.rows.path[i]} has vanished: bring it back or remove its row.'))
-        else: image = None if self._listed(name) else Turned(self.canvases[i], how, name, self.bad)
-    else:
-        try: image = turn(how, torch.from_numpy(self.pixels(i)).permute(2, 0, 1))[0].contiguous()
-        except (ValueError, OSError) as e: image = self._bad(i, e)
-    return None if image is None else (image, int(self.rows.label[i]), content, name, how)
+    def __getitem__(self, i):
+        name, how = self.rows.image_id[i], int(torch.randint(8, ())) if self.augment else 0
+        content = turn(how, self.content[i].view(1, *self.grid.shape))[0].flatten()
+        if self.lazy:
+            if not os.path.exists(self.rows.path[i]): image = self._bad(i, FileNotFoundError(f'{self.rows.path[i]} has vanished: bring it back or remove its row.'))
+            else: image = None if self._listed(name) else Turned(self.canvases[i], how, name, self.bad)
+        else:
+            try: image = turn(how, torch.from_numpy(self.pixels(i)).permute(2, 0, 1))[0].contiguous()
+            except (ValueError, OSError) as e: image = self._bad(i, e)
+        return None if image is None else (image, int(self.rows.label[i]), content, name, how)
 
-def _bad(self, i, error): self.bad(self.rows.image_id[i], error)
-def _listed(self, name): return self.bad.on_bad == 'skip' and name in self.bad.names()
+    def _bad(self, i, error): self.bad(self.rows.image_id[i], error)
 
-Slides.pixels, Slides.__getitem__, Slides._bad, Slides._listed = _pixels, _getitem, _bad, _listed
+    def _listed(self, name): return self.bad.on_bad == 'skip' and name in self.bad.names()
 
 # %% ../nbs/10b_slides.ipynb #80063142
 def batch_of(

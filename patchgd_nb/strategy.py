@@ -91,6 +91,41 @@ class PatchGD(Strategy):
             if v is not None and v < 1: raise ValueError(f'{name}={v} must be at least 1, or None for the whole cover.')
         self.sampler, self.inner_steps, self.accumulate, self.fill_mode, self.chunk = sampler, inner_steps, accumulate, fill_mode, chunk
 
+    def draw(self, content): return self.sampler(content, self.inner_steps)
+
+    def begin(self, model, images, content, sampled, names, turns):
+        "Z before the first inner iteration, which need not fill what it writes itself; and the cells that this batch writes, for `end`."
+        rest = (content > 0) & ~sampled[0]
+        return ZBlock(model.fill(images, self.chunk, mode=self.fill_mode, cells=rest.nonzero())), rest | sampled.any(0)
+
+    def end(self, Z, changed, steps, names, turns): pass
+
+    def step(self, model, images, labels, optimizer, content=None, precision=None, on_inner=None, names=None, turns=None):
+        "One batch: J inner iterations, an optimizer step after every `accumulate` of them and after the last."
+        precision, labels = precision or Precision(), labels.to(model.device)
+        content = torch.ones(len(images), len(model.grid)) if content is None else content.cpu()
+        sampled = self.draw(content)
+        J = len(sampled)
+        every, losses, n_steps = min(self.accumulate or J, J), [], 0
+        with precision.autocast(): Z, changed = self.begin(model, images, content, sampled, names, turns)
+        optimizer.zero_grad()
+        todo = [s.nonzero() for s in sampled]
+        for j, (cells, patches) in enumerate(zip(todo, model.grid.stream(images, todo)), 1):
+            cells = cells.to(model.device, non_blocking=True)
+            with precision.autocast():
+                with _count_once(model.backbone, J): latents = model.encode(patches)
+                scores = model.head(Z.write(cells, latents))
+                loss = self.loss(scores.to(Z.z.dtype), labels)
+            group = min(every, J - (j - 1) // every * every)   # the last group may be shorter
+            precision.backward(loss / group)
+            losses.append(loss.detach())
+            if on_inner: on_inner(j - 1, losses[-1], cells, Z)
+            if j % every == 0 or j == J:
+                precision.step(optimizer)
+                n_steps += 1
+        self.end(Z, changed, J, names, turns)
+        return StepResult(torch.stack(losses), scores.detach(), sampled, n_steps)
+
 # %% ../nbs/05_strategy.ipynb #93aea99c
 @contextmanager
 def _count_once(module, times):
@@ -101,44 +136,6 @@ def _count_once(module, times):
     try: yield
     finally:
         for m, momentum in zip(norms, before): m.momentum = momentum
-
-# %% ../nbs/05_strategy.ipynb #c0c61374
-def _begin(self, model, images, content, sampled, names, turns):
-    "Z before the first inner iteration, which need not fill what it writes itself; and the cells that this batch writes, for `end`."
-    rest = (content > 0) & ~sampled[0]
-    return ZBlock(model.fill(images, self.chunk, mode=self.fill_mode, cells=rest.nonzero())), rest | sampled.any(0)
-
-def _draw(self, content): return self.sampler(content, self.inner_steps)
-def _end(self, Z, changed, steps, names, turns): pass
-
-# %% ../nbs/05_strategy.ipynb #e610f6cf
-def _step(self, model, images, labels, optimizer, content=None, precision=None, on_inner=None, names=None, turns=None):
-    "One batch: J inner iterations, an optimizer step after every `accumulate` of them and after the last."
-    precision, labels = precision or Precision(), labels.to(model.device)
-    content = torch.ones(len(images), len(model.grid)) if content is None else content.cpu()
-    sampled = self.draw(content)
-    J = len(sampled)
-    every, losses, n_steps = min(self.accumulate or J, J), [], 0
-    with precision.autocast(): Z, changed = self.begin(model, images, content, sampled, names, turns)
-    optimizer.zero_grad()
-    todo = [s.nonzero() for s in sampled]
-    for j, (cells, patches) in enumerate(zip(todo, model.grid.stream(images, todo)), 1):
-        cells = cells.to(model.device, non_blocking=True)
-        with precision.autocast():
-            with _count_once(model.backbone, J): latents = model.encode(patches)
-            scores = model.head(Z.write(cells, latents))
-            loss = self.loss(scores.to(Z.z.dtype), labels)
-        group = min(every, J - (j - 1) // every * every)   # the last group may be shorter
-        precision.backward(loss / group)
-        losses.append(loss.detach())
-        if on_inner: on_inner(j - 1, losses[-1], cells, Z)
-        if j % every == 0 or j == J:
-            precision.step(optimizer)
-            n_steps += 1
-    self.end(Z, changed, J, names, turns)
-    return StepResult(torch.stack(losses), scores.detach(), sampled, n_steps)
-
-PatchGD.draw, PatchGD.begin, PatchGD.end, PatchGD.step = _draw, _begin, _end, _step
 
 # %% ../nbs/05_strategy.ipynb #03d54b31
 def _random_state(device):
@@ -186,19 +183,16 @@ class ExactPatchGD(Strategy):
         sampled[0, cells[:, 0].cpu(), cells[:, 1].cpu()] = True
         return StepResult(loss.detach()[None], scores.detach(), sampled, 1)
 
-# %% ../nbs/05_strategy.ipynb #2dbfdb20
-def _fill_and_remember(self, model, images, parts, precision):
-    "Z with every part encoded, ready to collect dL/dZ, and the random state before each part."
-    z = torch.zeros(len(images), len(model.grid), model.latent_dim, device=model.device, dtype=model.dtype)
-    states = []
-    # the second pass updates running statistics, the first must not
-    with torch.no_grad(), module_mode(model.backbone, 'batch' if self.norm_mode == 'train' else self.norm_mode):
-        for part, patches in zip(parts, model.grid.stream(images, parts)):
-            states.append(_random_state(model.device))
-            with precision.autocast(): z[part[:, 0], part[:, 1]] = model.encode(patches).to(z.dtype)
-    return z.transpose(1, 2).unflatten(2, model.grid.shape).requires_grad_(), states
-
-ExactPatchGD._fill = _fill_and_remember
+    def _fill(self, model, images, parts, precision):
+        "Z with every part encoded, ready to collect dL/dZ, and the random state before each part."
+        z = torch.zeros(len(images), len(model.grid), model.latent_dim, device=model.device, dtype=model.dtype)
+        states = []
+        # the second pass updates running statistics, the first must not
+        with torch.no_grad(), module_mode(model.backbone, 'batch' if self.norm_mode == 'train' else self.norm_mode):
+            for part, patches in zip(parts, model.grid.stream(images, parts)):
+                states.append(_random_state(model.device))
+                with precision.autocast(): z[part[:, 0], part[:, 1]] = model.encode(patches).to(z.dtype)
+        return z.transpose(1, 2).unflatten(2, model.grid.shape).requires_grad_(), states
 
 # %% ../nbs/05_strategy.ipynb #389af746
 class CarryPatchGD(PatchGD):
@@ -221,25 +215,19 @@ class CarryPatchGD(PatchGD):
     def state_dict(self): return self.bank.mark()
     def load_state_dict(self, state): self.bank.rewind(state)
 
-# %% ../nbs/05_strategy.ipynb #7f397c3f
-def _carry_begin(self, model, images, content, sampled, names, turns):
-    "Z from the bank; encoded are cells it has never seen and its oldest ones, but none that are about to be written."
-    if names is None: raise ValueError('CarryPatchGD keeps Z under the names of images, and these have none: give batches of (images, labels, content, names).')
-    z, age = self.bank.read(names, (model.latent_dim, *model.grid.shape), turns)
-    z = torch.where(age[..., None] < 0, model.blank_z(len(images)), z.to(model.device, model.dtype)) if (age < 0).any() else z.to(model.device, model.dtype)
-    new, soon = (age < 0) & (content > 0), sampled.any(0)
-    old = age.masked_fill((content <= 0) | new | soon, -1)
-    budget = torch.ceil((content > 0).sum(1, keepdim=True) * self.refresh)
-    fresh = new | (old.argsort(1, descending=True).argsort(1) < budget) & (old >= 0)
-    Z = model.fill(images, self.chunk, mode=self.fill_mode, cells=(fresh & ~sampled[0]).nonzero(), z=z)
-    return ZBlock(Z, age.clamp(min=0).masked_fill(fresh, 0)), fresh | soon
+    def begin(self, model, images, content, sampled, names, turns):
+        "Z from the bank; encoded are cells it has never seen and its oldest ones, but none that are about to be written."
+        if names is None: raise ValueError('CarryPatchGD keeps Z under the names of images, and these have none: give batches of (images, labels, content, names).')
+        z, age = self.bank.read(names, (model.latent_dim, *model.grid.shape), turns)
+        z = torch.where(age[..., None] < 0, model.blank_z(len(images)), z.to(model.device, model.dtype)) if (age < 0).any() else z.to(model.device, model.dtype)
+        new, soon = (age < 0) & (content > 0), sampled.any(0)
+        old = age.masked_fill((content <= 0) | new | soon, -1)
+        budget = torch.ceil((content > 0).sum(1, keepdim=True) * self.refresh)
+        fresh = new | (old.argsort(1, descending=True).argsort(1) < budget) & (old >= 0)
+        Z = model.fill(images, self.chunk, mode=self.fill_mode, cells=(fresh & ~sampled[0]).nonzero(), z=z)
+        return ZBlock(Z, age.clamp(min=0).masked_fill(fresh, 0)), fresh | soon
 
-CarryPatchGD.begin = _carry_begin
-
-# %% ../nbs/05_strategy.ipynb #ac7e4452
-def _carry_end(self, Z, changed, steps, names, turns):
-    "What this batch wrote goes back to the bank."
-    self.bank.clock += steps
-    self.bank.write(names, changed, Z.z, Z.age, turns)
-
-CarryPatchGD.end = _carry_end
+    def end(self, Z, changed, steps, names, turns):
+        "What this batch wrote goes back to the bank."
+        self.bank.clock += steps
+        self.bank.write(names, changed, Z.z, Z.age, turns)

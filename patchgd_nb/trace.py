@@ -30,20 +30,20 @@ class Rows(Sequence):
         epoch, batch, lr, seconds, first = self.batches[line:line + 5]
         return int(epoch), int(batch), i - int(first), self.losses[i], lr, seconds
 
-# %% ../nbs/07_trace.ipynb #d6ae3ec1
-def _column(self,
-    i,  # 0 for the epochs, 3 for the losses, and so on
-):
-    "One number of every row, as an array."
-    if i == 3: return np.array(self.losses)
-    epoch, batch, lr, seconds, first = np.array(self.batches).reshape(-1, 5).T
-    each = np.repeat((epoch, batch, first, None, lr, seconds)[i], np.diff(first, append=len(self)).astype(int))
-    return np.arange(len(self)) - each if i == 2 else each
+    def column(self,
+        i,  # 0 for the epochs, 3 for the losses, and so on
+    ):
+        "One number of every row, as an array."
+        if i == 3: return np.array(self.losses)
+        epoch, batch, lr, seconds, first = np.array(self.batches).reshape(-1, 5).T
+        each = np.repeat((epoch, batch, first, None, lr, seconds)[i], np.diff(first, append=len(self)).astype(int))
+        return np.arange(len(self)) - each if i == 2 else each
 
-Rows.column = _column
-Rows.__iter__ = lambda self: zip(*(self.column(i).astype(int if i < 3 else float).tolist() for i in range(6)))
-Rows.__eq__ = lambda self, other: isinstance(other, Sequence) and list(self) == list(other)
-Rows.__repr__ = lambda self: repr(list(self))
+    def __iter__(self): return zip(*(self.column(i).astype(int if i < 3 else float).tolist() for i in range(6)))
+
+    def __eq__(self, other): return isinstance(other, Sequence) and list(self) == list(other)
+
+    def __repr__(self): return repr(list(self))
 
 # %% ../nbs/07_trace.ipynb #d527bae5
 VERSION = 3
@@ -83,26 +83,86 @@ class Trace:
         "Record one epoch."
         self.epochs.append({k: float(v) for k, v in metrics.items()})
 
-# %% ../nbs/07_trace.ipynb #36c20299
-def _samples(self,
-    image=None,  # name of an image; all of them unless given
-):
-    "What was sampled, oldest first: a list of (epoch, batch, j, (B, K) bool), B being 1 for one image."
-    n = int(np.prod(self.shape))
-    out = []
-    for epoch, batch, j, ids, bits in self.sampled:
-        if image is None or str(image) in ids:
-            rows = np.unpackbits(bits, axis=1, count=n).astype(bool)
-            out.append((epoch, batch, j, rows if image is None else rows[[ids.index(str(image))]]))
-    return out
+    def samples(self,
+        image=None,  # name of an image; all of them unless given
+    ):
+        "What was sampled, oldest first: a list of (epoch, batch, j, (B, K) bool), B being 1 for one image."
+        n = int(np.prod(self.shape))
+        out = []
+        for epoch, batch, j, ids, bits in self.sampled:
+            if image is None or str(image) in ids:
+                rows = np.unpackbits(bits, axis=1, count=n).astype(bool)
+                out.append((epoch, batch, j, rows if image is None else rows[[ids.index(str(image))]]))
+        return out
 
-def _times_sampled(self,
-    image=None,  # name of an image; all of them unless given
-):
-    "How often each patch was sampled in the kept inner iterations, shaped like the grid."
-    return sum(s.sum(0) for *_, s in self.samples(image)).reshape(self.shape)
+    def times_sampled(self,
+        image=None,  # name of an image; all of them unless given
+    ):
+        "How often each patch was sampled in the kept inner iterations, shaped like the grid."
+        return sum(s.sum(0) for *_, s in self.samples(image)).reshape(self.shape)
 
-Trace.samples, Trace.times_sampled = _samples, _times_sampled
+    def plot(self,
+        metrics=('accuracy', 'qwk'),  # which numbers of the epochs to draw
+        ax=None,                      # two matplotlib axes; made unless given
+    ):
+        "Loss of every inner iteration and its running mean on the left, metrics of every epoch on the right."
+        import matplotlib.pyplot as plt
+        ax = plt.subplots(1, 2, figsize=(9, 3), layout='constrained')[1] if ax is None else ax
+        loss = self.inner.column(3)
+        width = max(1, len(loss) // 50)
+        ax[0].plot(loss, color='0.8', lw=.6, label='inner iteration')
+        ax[0].plot(np.arange(width - 1, len(loss)), running_mean(loss, width), color='C0', label=f'mean of {width}')
+        ax[0].set(xlabel='inner iteration', ylabel='training loss')
+        for m in metrics:
+            if any(m in e for e in self.epochs): ax[1].plot([e['seconds'] for e in self.epochs if m in e], [e[m] for e in self.epochs if m in e], marker='.', label=m)
+        ax[1].set(xlabel='training time (s)', ylabel='validation', ylim=(min(0, ax[1].get_ylim()[0]), 1.03))
+        for a in ax: a.legend(frameon=False)
+        return ax
+
+    def add_frame(self,
+        frame,         # numbers and texts (`epoch`, `batch`, `j`, `name`, ...) and arrays of numbers
+        picture=None,  # the image called `name` as the bytes of a JPEG, unless it is there already
+    ):
+        "Record a frame."
+        self.frames.append(frame)
+        if picture is not None: self.pictures[frame['name']] = picture
+        shown = {f['name'] for f in self.frames}
+        for name in [n for n in self.pictures if n not in shown]: del self.pictures[name]
+
+    def state(self):
+        "The record as plain arrays and text, for `save` and for checkpoints."
+        head = dict(version=VERSION, shape=self.shape, keep=self.sampled.maxlen, epochs=self.epochs,
+                    sampled=[(e, b, j, ids) for e, b, j, ids, _ in self.sampled], keep_frames=self.frames.maxlen, pictures=list(self.pictures),
+                    frames=[{k: v for k, v in f.items() if not isinstance(v, np.ndarray)} for f in self.frames])
+        arrays = dict(losses=np.array(self.inner.losses), batches=np.array(self.inner.batches)) | {f's{i}': bits for i, (*_, bits) in enumerate(self.sampled)}
+        arrays |= {f'f{i}_{k}': v for i, f in enumerate(self.frames) for k, v in f.items() if isinstance(v, np.ndarray)}
+        return head, arrays | {f'p{i}': np.frombuffer(p, np.uint8) for i, p in enumerate(self.pictures.values())}
+
+    def save(self,
+        path,  # file to write, .npz
+    ):
+        "Write the record to a file of plain arrays; a file that is there already is replaced only when the new one is whole."
+        head, arrays = self.state()
+        part = f'{path}.part'
+        with open(part, 'wb') as f: np.savez_compressed(f, head=np.array(json.dumps(head)), **arrays)
+        os.replace(part, path)
+
+    @classmethod
+    def load(cls,
+        path,  # file written by `save`
+    ):
+        "Read a record back. Nothing in the file is executed."
+        with np.load(path, allow_pickle=False) as f:
+            head = json.loads(str(f['head']))
+            if head['version'] != VERSION: raise ValueError(f"{path} is a trace of version {head['version']}, this is version {VERSION}: read it with the release that wrote it.")
+            self = cls(head['keep'], head['keep_frames'])
+            self.shape, self.epochs = head['shape'] and tuple(head['shape']), head['epochs']
+            self.inner = Rows(f['losses'].tolist(), f['batches'].tolist())
+            self.sampled.extend((e, b, j, ids, f[f's{i}']) for i, (e, b, j, ids) in enumerate(head['sampled']))
+            arrays = {k: f[k] for k in f.files if k[0] == 'f'}
+            self.frames.extend(d | {k.split('_', 1)[1]: v for k, v in arrays.items() if k.startswith(f'f{i}_')} for i, d in enumerate(head['frames']))
+            self.pictures = {name: f[f'p{i}'].tobytes() for i, name in enumerate(head['pictures'])}
+        return self
 
 # %% ../nbs/07_trace.ipynb #6f0cd72e
 def running_mean(
@@ -112,77 +172,3 @@ def running_mean(
     "The mean of each `width` values in a row, (N - width + 1,); in as many operations as there are values."
     total = np.cumsum(np.concatenate(([0.], values)))
     return (total[width:] - total[:-width]) / width
-
-# %% ../nbs/07_trace.ipynb #b8a86989
-def _plot(self,
-    metrics=('accuracy', 'qwk'),  # which numbers of the epochs to draw
-    ax=None,                      # two matplotlib axes; made unless given
-):
-    "Loss of every inner iteration and its running mean on the left, metrics of every epoch on the right."
-    import matplotlib.pyplot as plt
-    ax = plt.subplots(1, 2, figsize=(9, 3), layout='constrained')[1] if ax is None else ax
-    loss = self.inner.column(3)
-    width = max(1, len(loss) // 50)
-    ax[0].plot(loss, color='0.8', lw=.6, label='inner iteration')
-    ax[0].plot(np.arange(width - 1, len(loss)), running_mean(loss, width), color='C0', label=f'mean of {width}')
-    ax[0].set(xlabel='inner iteration', ylabel='training loss')
-    for m in metrics:
-        if any(m in e for e in self.epochs): ax[1].plot([e['seconds'] for e in self.epochs if m in e], [e[m] for e in self.epochs if m in e], marker='.', label=m)
-    ax[1].set(xlabel='training time (s)', ylabel='validation', ylim=(min(0, ax[1].get_ylim()[0]), 1.03))
-    for a in ax: a.legend(frameon=False)
-    return ax
-
-Trace.plot = _plot
-
-# %% ../nbs/07_trace.ipynb #df9af2d9
-def _add_frame(self,
-    frame,         # numbers and texts (`epoch`, `batch`, `j`, `name`, ...) and arrays of numbers
-    picture=None,  # the image called `name` as the bytes of a JPEG, unless it is there already
-):
-    "Record a frame."
-    self.frames.append(frame)
-    if picture is not None: self.pictures[frame['name']] = picture
-    shown = {f['name'] for f in self.frames}
-    for name in [n for n in self.pictures if n not in shown]: del self.pictures[name]
-
-Trace.add_frame = _add_frame
-
-# %% ../nbs/07_trace.ipynb #156abb8b
-def _state(self):
-    "The record as plain arrays and text, for `save` and for checkpoints."
-    head = dict(version=VERSION, shape=self.shape, keep=self.sampled.maxlen, epochs=self.epochs,
-                sampled=[(e, b, j, ids) for e, b, j, ids, _ in self.sampled], keep_frames=self.frames.maxlen, pictures=list(self.pictures),
-                frames=[{k: v for k, v in f.items() if not isinstance(v, np.ndarray)} for f in self.frames])
-    arrays = dict(losses=np.array(self.inner.losses), batches=np.array(self.inner.batches)) | {f's{i}': bits for i, (*_, bits) in enumerate(self.sampled)}
-    arrays |= {f'f{i}_{k}': v for i, f in enumerate(self.frames) for k, v in f.items() if isinstance(v, np.ndarray)}
-    return head, arrays | {f'p{i}': np.frombuffer(p, np.uint8) for i, p in enumerate(self.pictures.values())}
-
-def _save(self,
-    path,  # file to write, .npz
-):
-    "Write the record to a file of plain arrays; a file that is there already is replaced only when the new one is whole."
-    head, arrays = self.state()
-    part = f'{path}.part'
-    with open(part, 'wb') as f: np.savez_compressed(f, head=np.array(json.dumps(head)), **arrays)
-    os.replace(part, path)
-
-Trace.state, Trace.save = _state, _save
-
-# %% ../nbs/07_trace.ipynb #97d09044
-def _load(cls,
-    path,  # file written by `save`
-):
-    "Read a record back. Nothing in the file is executed."
-    with np.load(path, allow_pickle=False) as f:
-        head = json.loads(str(f['head']))
-        if head['version'] != VERSION: raise ValueError(f"{path} is a trace of version {head['version']}, this is version {VERSION}: read it with the release that wrote it.")
-        self = cls(head['keep'], head['keep_frames'])
-        self.shape, self.epochs = head['shape'] and tuple(head['shape']), head['epochs']
-        self.inner = Rows(f['losses'].tolist(), f['batches'].tolist())
-        self.sampled.extend((e, b, j, ids, f[f's{i}']) for i, (e, b, j, ids) in enumerate(head['sampled']))
-        arrays = {k: f[k] for k in f.files if k[0] == 'f'}
-        self.frames.extend(d | {k.split('_', 1)[1]: v for k, v in arrays.items() if k.startswith(f'f{i}_')} for i, d in enumerate(head['frames']))
-        self.pictures = {name: f[f'p{i}'].tobytes() for i, name in enumerate(head['pictures'])}
-    return self
-
-Trace.load = classmethod(_load)

@@ -63,186 +63,168 @@ class Trainer:
         self.budget, self.foretold = in_bytes(memory_budget) if memory_budget else device_memory(self.device) if self.device.type == 'cuda' else None, False
         self.start = self.random = None   # random states: when the epoch's batches were begun, and when the last `fit` ended
 
-# %% ../nbs/06_trainer.ipynb #f84954d9
-def _call(self, event, *args):
-    "Tell every callback."
-    for c in self.callbacks: getattr(c, event)(self, *args)
+    def _call(self, event, *args):
+        "Tell every callback."
+        for c in self.callbacks: getattr(c, event)(self, *args)
 
-def _progress(self):
-    "Share of the run that is over, 0 to 1, by batches or by seconds, whichever is further."
-    done = (self.epoch * len(self.train) + self.batch) / (self.epochs * len(self.train))
-    return min(1., max(done, self.seconds / self.max_seconds if self.max_seconds else 0))
+    @property
+    def progress(self):
+        "Share of the run that is over, 0 to 1, by batches or by seconds, whichever is further."
+        done = (self.epoch * len(self.train) + self.batch) / (self.epochs * len(self.train))
+        return min(1., max(done, self.seconds / self.max_seconds if self.max_seconds else 0))
 
-Trainer._call, Trainer.progress = _call, property(_progress)
+    def fit(self,
+        resume=False,  # go on from the folder's newest checkpoint, if there is one
+    ):
+        "Train to the end, or until `stop` is set or a signal asks for it; what was learned is kept, and a further `fit` goes on there."
+        self.stop = False
+        self._prepare(resume)
+        if self.random: set_random_states(self.random, self.train)   # whatever was drawn since
+        self._call('on_fit_start')
+        try:
+            with heard(self._hear):
+                while self.progress < 1 and not self.stop: self._epoch()
+        except RuntimeError as e:
+            for batches in (self.train, self.valid) if e.__cause__ is None else ():   # a reader's death interrupts whatever is being done
+                if said := getattr(batches, 'died', lambda e: None)(e): raise RuntimeError(said) from e
+            raise
+        finally:
+            self.random = random_states(self.train)
+            self._call('on_fit_end')
+        if self.stop and self.progress < 1:
+            print(f"Stopped after {self.epoch} epochs and {self.batch} of {len(self.train)} batches; fit({'resume=True' if self.checkpoints else ''}) goes on there.", flush=True)
+        return self
 
-# %% ../nbs/06_trainer.ipynb #aaf44bc2
-def _fit(self,
-    resume=False,  # go on from the folder's newest checkpoint, if there is one
-):
-    "Train to the end, or until `stop` is set or a signal asks for it; what was learned is kept, and a further `fit` goes on there."
-    self.stop = False
-    self._prepare(resume)
-    if self.random: set_random_states(self.random, self.train)   # whatever was drawn since
-    self._call('on_fit_start')
-    try:
-        with heard(self._hear):
-            while self.progress < 1 and not self.stop: self._epoch()
-    except RuntimeError as e:
-        for batches in (self.train, self.valid) if e.__cause__ is None else ():   # a reader's death interrupts whatever is being done
-            if said := getattr(batches, 'died', lambda e: None)(e): raise RuntimeError(said) from e
-        raise
-    finally:
-        self.random = random_states(self.train)
-        self._call('on_fit_end')
-    if self.stop and self.progress < 1:
-        print(f"Stopped after {self.epoch} epochs and {self.batch} of {len(self.train)} batches; fit({'resume=True' if self.checkpoints else ''}) goes on there.", flush=True)
-    return self
+    def _hear(self):
+        self.stop = True
+        self._call('on_stop')
 
-def _hear(self):
-    self.stop = True
-    self._call('on_stop')
+    def _epoch(self):
+        self.model.train()
+        self.trace.epochs = [e for e in self.trace.epochs if e['epoch'] < self.epoch]   # one that was broken off is measured again
+        self._call('on_epoch_start')
+        batches, self.start = begin(self.train, self.start, self.batch)   # after a break: the same order, from where it was left
+        self.clock = time.perf_counter()   # loading counts as training, validation does not
+        for batch in batches:
+            if batch is None: self.batch += 1   # no image of it could be used
+            else: self._batch(*batch)
+            if self.stop or self.progress >= 1: break
+            if self.save_minutes is not None and time.perf_counter() - self.saved >= 60 * self.save_minutes: self.save()
+        broken_off = self.stop and self.progress < 1 and self.batch < len(self.train)
+        if broken_off: self.save()   # before the validation, for which there may be no time
+        metrics = self.validate() if self.valid is not None else {}
+        self.trace.add_epoch(epoch=self.epoch, seconds=self.seconds, **metrics)
+        if not broken_off: self.epoch, self.batch = self.epoch + 1, 0
+        self._call('on_epoch_end', metrics)
+        if not broken_off: self.save(metrics)
 
-# %% ../nbs/06_trainer.ipynb #47cf8a36
-def _epoch(self):
-    self.model.train()
-    self.trace.epochs = [e for e in self.trace.epochs if e['epoch'] < self.epoch]   # one that was broken off is measured again
-    self._call('on_epoch_start')
-    batches, self.start = begin(self.train, self.start, self.batch)   # after a break: the same order, from where it was left
-    self.clock = time.perf_counter()   # loading counts as training, validation does not
-    for batch in batches:
-        if batch is None: self.batch += 1   # no image of it could be used
-        else: self._batch(*batch)
-        if self.stop or self.progress >= 1: break
-        if self.save_minutes is not None and time.perf_counter() - self.saved >= 60 * self.save_minutes: self.save()
-    broken_off = self.stop and self.progress < 1 and self.batch < len(self.train)
-    if broken_off: self.save()   # before the validation, for which there may be no time
-    metrics = self.validate() if self.valid is not None else {}
-    self.trace.add_epoch(epoch=self.epoch, seconds=self.seconds, **metrics)
-    if not broken_off: self.epoch, self.batch = self.epoch + 1, 0
-    self._call('on_epoch_end', metrics)
-    if not broken_off: self.save(metrics)
+    def _foretell(self, batch, content):
+        self.foretold = True
+        if said := too_large(self.model, self.strategy, batch, self.budget, content, self.precision.kind): warn(said)
 
-Trainer.fit, Trainer._hear, Trainer._epoch = _fit, _hear, _epoch
+    def _step(self, images, labels, content, **keep):
+        "The strategy's step; memory that runs out ends in a sentence, and is free again."
+        try: return self.strategy.step(self.model, images, labels, self.optimizer, content=content, precision=self.precision, on_inner=lambda *a: self._call('on_inner', *a), **keep)
+        except (RuntimeError, MemoryError) as e:
+            if not out_of_memory(e): raise
+            said = str(e).splitlines()[0]
+        # only here, after the block, the error and with it the step's tensors are gone
+        self.current = None
+        self.optimizer.zero_grad()
+        gc.collect()
+        if self.device.type == 'cuda': torch.cuda.empty_cache()
+        hint = too_large(self.model, self.strategy, len(images), self.budget or device_memory(self.device), content, self.precision.kind)
+        raise MemoryError(f"out of memory in epoch {self.epoch}, batch {self.batch} ({said.rstrip('.')}): {hint or 'by itself this step should fit, so something else holds memory; free it, or choose a smaller batch_size or fraction'}.")
+
+    def _tick(self):
+        now = time.perf_counter()
+        self.seconds, self.clock = self.seconds + now - self.clock, now
+
+    def _batch(self, images, labels, content=None, ids=None, turns=None):
+        _check_labels(labels, getattr(self.model, 'n_classes', None), ids)
+        self.current = images, labels, content, ids
+        lr = self.lr * warm_then_linear(self.progress, self.warmup)
+        for g in self.optimizer.param_groups: g['lr'] = lr
+        if self.budget and not self.foretold: self._foretell(len(images), content)
+        result = self._step(images, labels, content, **(dict(names=ids, turns=turns) if getattr(self.strategy, 'keeps', False) else {}))
+        losses = result.losses.cpu()   # the one synchronisation with the device in a batch
+        if not losses.isfinite().all(): raise self._lost('the loss', float(losses[~losses.isfinite()][0]))
+        self._tick()
+        self.trace.add_batch(self.epoch, self.batch, losses, lr, self.seconds, result.sampled, ids, shape=getattr(getattr(self.model, 'grid', None), 'shape', None))
+        self.batch += 1
+        self._call('on_batch_end', result)
+
+    def save(self,
+        metrics=None,  # of the epoch that has ended; the checkpoint with the highest `qwk` is the best, without validation the last. None inside an epoch
+    ):
+        "Write a checkpoint, if there is a folder for it."
+        self.saved = time.perf_counter()
+        if not self.checkpoints: return
+        if not all(p.isfinite().all() for p in self.model.parameters()): raise self._lost('a weight', 'infinite or nan')
+        score = None if metrics is None else metrics.get('qwk', float(self.epoch))
+        if score is not None: self.best = max(score, self.best)
+        state = dict(model=self.model.state_dict(), optimizer=self.optimizer.state_dict(), scaler=self.precision.scaler.state_dict(),
+                     strategy=getattr(self.strategy, 'state_dict', dict)(), random=random_states(self.train), start=self.start,
+                     epoch=self.epoch, batch=self.batch, batches=len(self.train), seconds=self.seconds, best=self.best)
+        self.checkpoints.save(state, made_with(self.model) | dict(optimizer=type(self.optimizer).__name__, strategy=repr(self.strategy), torch=torch.__version__), score, {'trace.npz': self.trace.save})
+        self.clock = self.saved = time.perf_counter()
+
+    def load(self):
+        "Go back to the newest checkpoint of the folder and return it; None, and a fresh start, if it holds none."
+        if not self.checkpoints: raise ValueError('there is no folder to resume from: give Trainer a checkpoint folder.')
+        if not (found := self.checkpoints.load()): return None
+        found.into(self.model, optimizer=type(self.optimizer).__name__)
+        s = found.state
+        self.optimizer.load_state_dict(s['optimizer']); self.precision.scaler.load_state_dict(s['scaler'])
+        if hasattr(self.strategy, 'load_state_dict'): self.strategy.load_state_dict(s['strategy'])
+        if s['batches'] != len(self.train): warn(f"{found.folder} was made with {s['batches']} batches in an epoch, now there are {len(self.train)}: the run goes on, but not as it would have.")
+        self.epoch, self.batch, self.seconds, self.best, self.start = s['epoch'], s['batch'], s['seconds'], s['best'], s['start']
+        self.trace = Trace.load(found.folder / 'trace.npz')
+        if self.epoch and getattr(self.train, 'persistent_workers', False) and not hasattr(self.train, 'skip'): iter(self.train)   # such a loader draws once more when it is first begun
+        self.random = s['random']
+        return found
+
+    def _prepare(self, resume):
+        "Make sure of the folder, go back to its newest checkpoint or set aside what an earlier run left, and say in one line how to go on if this kernel dies."
+        self.saved = time.perf_counter()
+        if not self.checkpoints and not resume: return
+        if self.checkpoints: self.checkpoints.ready()
+        said, found = '', self.load() if resume else None
+        if found: said = f'Resumed from {found.folder.name}. '
+        elif not resume and not self.epoch and not self.batch and (aside := self.checkpoints.set_aside()): said = f'Checkpoints of an earlier run were moved to {aside}. '
+        print(f'{said}Checkpoints are in {self.checkpoint}; if this kernel dies, run again with resume=True (papermill: -p resume True).', flush=True)
+
+    def _lost(self, what, value):
+        "The error for numbers that have gone astray: where, with which images, and what is left."
+        ids = range(len(self.current[1])) if self.current[3] is None else self.current[3]
+        kept = f"the last good checkpoint is {self.checkpoint / self.checkpoints.names()[-1]}" if self.checkpoints and self.checkpoints.names() else 'there is no checkpoint to go back to'
+        return FloatingPointError(f"{what} became {value} in epoch {self.epoch}, batch {self.batch} (images {', '.join(map(str, ids))}), and the weights in memory may be spoilt: {kept}; look at these images, or lower lr={self.lr}.")
+
+    @torch.no_grad()
+    def predict(self,
+        batches,  # (images, labels[, content[, names]]) each
+    ):
+        "Class scores and labels of all images, (N, n_classes) and (N,): every patch with content, in eval mode."
+        self.model.eval()
+        scores, labels = [], []
+        for images, y, *more in (b for b in batches if b is not None):
+            with self.precision.autocast(): scores.append(self.model(images, *more[:1]).float().cpu())
+            labels.append(torch.as_tensor(y))
+        return torch.cat(scores), torch.cat(labels)
+
+    @torch.random.fork_rng(devices=[])   # whether and when one validates does not change the run
+    def validate(self,
+        batches=None,  # what to measure on; the validation batches unless given
+    ):
+        "Loss, accuracy and quadratic weighted kappa."
+        scores, labels = self.predict(self.valid if batches is None else batches)
+        n, guess = scores.shape[1], scores.argmax(1)
+        return dict(loss=float(torch.nn.functional.cross_entropy(scores, labels)),
+                    accuracy=float(MulticlassAccuracy(n, average='micro')(guess, labels)),
+                    qwk=float(MulticlassCohenKappa(n, weights='quadratic')(guess, labels).nan_to_num()))
 
 # %% ../nbs/06_trainer.ipynb #049a58e4
 def _check_labels(labels, n, ids):
     "Refuse labels that are not classes; a loss would read beside its table, or end in an assertion on the device."
     for i in ((labels < 0) | (labels >= (n or torch.inf))).nonzero().flatten().tolist():
         raise ValueError(f"label {int(labels[i])} of image {ids[i] if ids else f'{i} of its batch'} is not one of the classes 0 to {(n or 1) - 1}: correct the label or the model's n_classes.")
-
-def _foretell(self, batch, content):
-    self.foretold = True
-    if said := too_large(self.model, self.strategy, batch, self.budget, content, self.precision.kind): warn(said)
-
-def _step(self, images, labels, content, **keep):
-    "The strategy's step; memory that runs out ends in a sentence, and is free again."
-    try: return self.strategy.step(self.model, images, labels, self.optimizer, content=content, precision=self.precision, on_inner=lambda *a: self._call('on_inner', *a), **keep)
-    except (RuntimeError, MemoryError) as e:
-        if not out_of_memory(e): raise
-        said = str(e).splitlines()[0]
-    # only here, after the block, the error and with it the step's tensors are gone
-    self.current = None
-    self.optimizer.zero_grad()
-    gc.collect()
-    if self.device.type == 'cuda': torch.cuda.empty_cache()
-    hint = too_large(self.model, self.strategy, len(images), self.budget or device_memory(self.device), content, self.precision.kind)
-    raise MemoryError(f"out of memory in epoch {self.epoch}, batch {self.batch} ({said.rstrip('.')}): {hint or 'by itself this step should fit, so something else holds memory; free it, or choose a smaller batch_size or fraction'}.")
-
-# %% ../nbs/06_trainer.ipynb #03d6b7a1
-def _tick(self):
-    now = time.perf_counter()
-    self.seconds, self.clock = self.seconds + now - self.clock, now
-
-def _batch(self, images, labels, content=None, ids=None, turns=None):
-    _check_labels(labels, getattr(self.model, 'n_classes', None), ids)
-    self.current = images, labels, content, ids
-    lr = self.lr * warm_then_linear(self.progress, self.warmup)
-    for g in self.optimizer.param_groups: g['lr'] = lr
-    if self.budget and not self.foretold: self._foretell(len(images), content)
-    result = self._step(images, labels, content, **(dict(names=ids, turns=turns) if getattr(self.strategy, 'keeps', False) else {}))
-    losses = result.losses.cpu()   # the one synchronisation with the device in a batch
-    if not losses.isfinite().all(): raise self._lost('the loss', float(losses[~losses.isfinite()][0]))
-    self._tick()
-    self.trace.add_batch(self.epoch, self.batch, losses, lr, self.seconds, result.sampled, ids, shape=getattr(getattr(self.model, 'grid', None), 'shape', None))
-    self.batch += 1
-    self._call('on_batch_end', result)
-
-Trainer._foretell, Trainer._step, Trainer._tick, Trainer._batch = _foretell, _step, _tick, _batch
-
-# %% ../nbs/06_trainer.ipynb #fdabcdb4
-def _save_run(self,
-    metrics=None,  # of the epoch that has ended; the checkpoint with the highest `qwk` is the best, without validation the last. None inside an epoch
-):
-    "Write a checkpoint, if there is a folder for it."
-    self.saved = time.perf_counter()
-    if not self.checkpoints: return
-    if not all(p.isfinite().all() for p in self.model.parameters()): raise self._lost('a weight', 'infinite or nan')
-    score = None if metrics is None else metrics.get('qwk', float(self.epoch))
-    if score is not None: self.best = max(score, self.best)
-    state = dict(model=self.model.state_dict(), optimizer=self.optimizer.state_dict(), scaler=self.precision.scaler.state_dict(),
-                 strategy=getattr(self.strategy, 'state_dict', dict)(), random=random_states(self.train), start=self.start,
-                 epoch=self.epoch, batch=self.batch, batches=len(self.train), seconds=self.seconds, best=self.best)
-    self.checkpoints.save(state, made_with(self.model) | dict(optimizer=type(self.optimizer).__name__, strategy=repr(self.strategy), torch=torch.__version__), score, {'trace.npz': self.trace.save})
-    self.clock = self.saved = time.perf_counter()
-
-def _load_run(self):
-    "Go back to the newest checkpoint of the folder and return it; None, and a fresh start, if it holds none."
-    if not self.checkpoints: raise ValueError('there is no folder to resume from: give Trainer a checkpoint folder.')
-    if not (found := self.checkpoints.load()): return None
-    found.into(self.model, optimizer=type(self.optimizer).__name__)
-    s = found.state
-    self.optimizer.load_state_dict(s['optimizer']); self.precision.scaler.load_state_dict(s['scaler'])
-    if hasattr(self.strategy, 'load_state_dict'): self.strategy.load_state_dict(s['strategy'])
-    if s['batches'] != len(self.train): warn(f"{found.folder} was made with {s['batches']} batches in an epoch, now there are {len(self.train)}: the run goes on, but not as it would have.")
-    self.epoch, self.batch, self.seconds, self.best, self.start = s['epoch'], s['batch'], s['seconds'], s['best'], s['start']
-    self.trace = Trace.load(found.folder / 'trace.npz')
-    if self.epoch and getattr(self.train, 'persistent_workers', False) and not hasattr(self.train, 'skip'): iter(self.train)   # such a loader draws once more when it is first begun
-    self.random = s['random']
-    return found
-
-Trainer.save, Trainer.load = _save_run, _load_run
-
-# %% ../nbs/06_trainer.ipynb #d264263c
-def _prepare(self, resume):
-    "Make sure of the folder, go back to its newest checkpoint or set aside what an earlier run left, and say in one line how to go on if this kernel dies."
-    self.saved = time.perf_counter()
-    if not self.checkpoints and not resume: return
-    if self.checkpoints: self.checkpoints.ready()
-    said, found = '', self.load() if resume else None
-    if found: said = f'Resumed from {found.folder.name}. '
-    elif not resume and not self.epoch and not self.batch and (aside := self.checkpoints.set_aside()): said = f'Checkpoints of an earlier run were moved to {aside}. '
-    print(f'{said}Checkpoints are in {self.checkpoint}; if this kernel dies, run again with resume=True (papermill: -p resume True).', flush=True)
-
-def _lost(self, what, value):
-    "The error for numbers that have gone astray: where, with which images, and what is left."
-    ids = range(len(self.current[1])) if self.current[3] is None else self.current[3]
-    kept = f"the last good checkpoint is {self.checkpoint / self.checkpoints.names()[-1]}" if self.checkpoints and self.checkpoints.names() else 'there is no checkpoint to go back to'
-    return FloatingPointError(f"{what} became {value} in epoch {self.epoch}, batch {self.batch} (images {', '.join(map(str, ids))}), and the weights in memory may be spoilt: {kept}; look at these images, or lower lr={self.lr}.")
-
-Trainer._prepare, Trainer._lost = _prepare, _lost
-
-# %% ../nbs/06_trainer.ipynb #86967cab
-@torch.no_grad()
-def _predict(self,
-    batches,  # (images, labels[, content[, names]]) each
-):
-    "Class scores and labels of all images, (N, n_classes) and (N,): every patch with content, in eval mode."
-    self.model.eval()
-    scores, labels = [], []
-    for images, y, *more in (b for b in batches if b is not None):
-        with self.precision.autocast(): scores.append(self.model(images, *more[:1]).float().cpu())
-        labels.append(torch.as_tensor(y))
-    return torch.cat(scores), torch.cat(labels)
-
-@torch.random.fork_rng(devices=[])   # whether and when one validates does not change the run
-def _validate(self,
-    batches=None,  # what to measure on; the validation batches unless given
-):
-    "Loss, accuracy and quadratic weighted kappa."
-    scores, labels = self.predict(self.valid if batches is None else batches)
-    n, guess = scores.shape[1], scores.argmax(1)
-    return dict(loss=float(torch.nn.functional.cross_entropy(scores, labels)),
-                accuracy=float(MulticlassAccuracy(n, average='micro')(guess, labels)),
-                qwk=float(MulticlassCohenKappa(n, weights='quadratic')(guess, labels).nan_to_num()))
-
-Trainer.predict, Trainer.validate = _predict, _validate

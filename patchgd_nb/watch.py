@@ -107,64 +107,58 @@ class Watch(Callback):
         names = trainer.current[3]
         return str(names[i]) if names else f'image {i} of its batch'
 
-# %% ../nbs/07a_watch.ipynb #09d04a60
-def _due(self):
-    "Whether a frame may be taken: the last one is some time ago, and all of them together were a small share of the time."
-    return self.next is None or time.perf_counter() >= self.next and self.affordable()
+    def due(self):
+        "Whether a frame may be taken: the last one is some time ago, and all of them together were a small share of the time."
+        return self.next is None or time.perf_counter() >= self.next and self.affordable()
 
-def _affordable(self):
-    "Whether one more like the last fits into the share of the time; of inner iterations below 200 milliseconds, into that of 50 each."
-    if self.start is None: return True
-    elapsed = time.perf_counter() - self.start
-    if elapsed < .2 * self.seen: elapsed = min(elapsed, .05 * self.seen)
-    return self.spent + self.last <= self.share * elapsed
+    def affordable(self):
+        "Whether one more like the last fits into the share of the time; of inner iterations below 200 milliseconds, into that of 50 each."
+        if self.start is None: return True
+        elapsed = time.perf_counter() - self.start
+        if elapsed < .2 * self.seen: elapsed = min(elapsed, .05 * self.seen)
+        return self.spent + self.last <= self.share * elapsed
 
-def _timed(self, work):
-    "Do `work` and count what it took; the first time, when everything is set up, does not count."
-    began = time.perf_counter()
-    work()
-    now = time.perf_counter()
-    if self.start is None: self.start, self.spent, self.seen = now, 0., 0
-    else: self.spent, self.last = self.spent + now - began, now - began
-    self.next = now + self.every
+    def timed(self, work):
+        "Do `work` and count what it took; the first time, when everything is set up, does not count."
+        began = time.perf_counter()
+        work()
+        now = time.perf_counter()
+        if self.start is None: self.start, self.spent, self.seen = now, 0., 0
+        else: self.spent, self.last = self.spent + now - began, now - began
+        self.next = now + self.every
 
-Watch.due, Watch.affordable, Watch.timed = _due, _affordable, _timed
+    def take(self, trainer, i, j, loss, cells, Z):
+        "Take a frame of image `i` of the batch."
+        for name, row, sampled in self.pending: np.add.at(self.times.setdefault(name, np.zeros(len(trainer.model.grid), np.int32)), sampled[sampled[:, 0] == row, 1].cpu().numpy(), 1)
+        self.pending.clear()
+        model, (images, labels, content, _), name = trainer.model, trainer.current, self.id(trainer, i)
+        z = Z.z[i].detach().flatten(1).T.float().cpu()                       # (K, latent_dim)
+        state = np.ones(len(z), np.uint8) if content is None else (content[i].cpu().numpy() > 0).astype(np.uint8)
+        for c in self.batch: state[c[c[:, 0] == i, 1].cpu().numpy()] = 2
+        state[cells[cells[:, 0] == i, 1].cpu().numpy()] = 3
+        held, colours = torch.from_numpy(state > 0), torch.zeros(len(z), 3)
+        if held.any(): colours[held] = self.colours(z[held])
+        share, winner = contributions(model, Z.z[i:i + 1].to(model.dtype))
+        layers = dict(state=state, times=self.times[name], age=Z.age[i].cpu().numpy(), colours=colours.T.numpy(), norm=z.norm(dim=1).numpy(),
+                      channel=z[:, self.channel % z.shape[1]].numpy(), share=share.float().cpu().numpy() * (state > 0))
+        shape, factor = model.grid.shape, -(-max(model.grid.shape) // MOST)
+        shape = (int(np.prod(shape[:-1])), shape[-1])                        # a signal is one row, a volume its layers one below the other
+        layers = {k: _coarser(v, shape, factor, 'max' if k in ('state', 'times') else 'sum' if k == 'share' else 'mean').astype(np.uint8 if k == 'state' else np.int32 if k in ('times', 'age') else np.float16) for k, v in layers.items()}
+        picture = None if name in trainer.trace.pictures else thumbnail(images[i])
+        trainer.trace.add_frame(dict(epoch=trainer.epoch, batch=trainer.batch, j=j, steps=max(self.steps, j + 1), **self.memory(trainer.device), loss=float(loss), lr=trainer.optimizer.param_groups[0]['lr'], name=name, label=int(labels[i]), winner=winner,
+                                     rows=-(-shape[0] // factor), cols=-(-shape[1] // factor), factor=factor, **layers), picture)
+        if self.on_frame: self.on_frame(trainer)
 
-# %% ../nbs/07a_watch.ipynb #e61f2f34
-def _take(self, trainer, i, j, loss, cells, Z):
-    "Take a frame of image `i` of the batch."
-    for name, row, sampled in self.pending: np.add.at(self.times.setdefault(name, np.zeros(len(trainer.model.grid), np.int32)), sampled[sampled[:, 0] == row, 1].cpu().numpy(), 1)
-    self.pending.clear()
-    model, (images, labels, content, _), name = trainer.model, trainer.current, self.id(trainer, i)
-    z = Z.z[i].detach().flatten(1).T.float().cpu()                       # (K, latent_dim)
-    state = np.ones(len(z), np.uint8) if content is None else (content[i].cpu().numpy() > 0).astype(np.uint8)
-    for c in self.batch: state[c[c[:, 0] == i, 1].cpu().numpy()] = 2
-    state[cells[cells[:, 0] == i, 1].cpu().numpy()] = 3
-    held, colours = torch.from_numpy(state > 0), torch.zeros(len(z), 3)
-    if held.any(): colours[held] = self.colours(z[held])
-    share, winner = contributions(model, Z.z[i:i + 1].to(model.dtype))
-    layers = dict(state=state, times=self.times[name], age=Z.age[i].cpu().numpy(), colours=colours.T.numpy(), norm=z.norm(dim=1).numpy(),
-                  channel=z[:, self.channel % z.shape[1]].numpy(), share=share.float().cpu().numpy() * (state > 0))
-    shape, factor = model.grid.shape, -(-max(model.grid.shape) // MOST)
-    shape = (int(np.prod(shape[:-1])), shape[-1])                        # a signal is one row, a volume its layers one below the other
-    layers = {k: _coarser(v, shape, factor, 'max' if k in ('state', 'times') else 'sum' if k == 'share' else 'mean').astype(np.uint8 if k == 'state' else np.int32 if k in ('times', 'age') else np.float16) for k, v in layers.items()}
-    picture = None if name in trainer.trace.pictures else thumbnail(images[i])
-    trainer.trace.add_frame(dict(epoch=trainer.epoch, batch=trainer.batch, j=j, steps=max(self.steps, j + 1), **self.memory(trainer.device), loss=float(loss), lr=trainer.optimizer.param_groups[0]['lr'], name=name, label=int(labels[i]), winner=winner,
-                                 rows=-(-shape[0] // factor), cols=-(-shape[1] // factor), factor=factor, **layers), picture)
-    if self.on_frame: self.on_frame(trainer)
+    def memory(self, device):
+        "GiB in use now, at most so far, and all there are: of the GPU, or of this process and its machine."
+        if device.type == 'cuda': what, parts = 'GPU memory', (torch.cuda.memory_allocated(device), torch.cuda.max_memory_allocated(device), torch.cuda.get_device_properties(device).total_memory)
+        else:
+            used = psutil.Process().memory_info().rss
+            self.peak = max(self.peak, used)
+            what, parts = 'memory of this process', (used, self.peak, psutil.virtual_memory().total)
+        return dict(memory_of=what) | {k: p / 2**30 for k, p in zip(('memory', 'peak', 'total'), parts)}
 
 # %% ../nbs/07a_watch.ipynb #00fa301a
-def _memory(self, device):
-    "GiB in use now, at most so far, and all there are: of the GPU, or of this process and its machine."
-    if device.type == 'cuda': what, parts = 'GPU memory', (torch.cuda.memory_allocated(device), torch.cuda.max_memory_allocated(device), torch.cuda.get_device_properties(device).total_memory)
-    else:
-        used = psutil.Process().memory_info().rss
-        self.peak = max(self.peak, used)
-        what, parts = 'memory of this process', (used, self.peak, psutil.virtual_memory().total)
-    return dict(memory_of=what) | {k: p / 2**30 for k, p in zip(('memory', 'peak', 'total'), parts)}
-
-Watch.take, Watch.memory = _take, _memory
-
 def _coarser(values, shape, factor, how):
     "Blocks of `factor` x `factor` cells put together; (..., K) to (..., K')."
     values = values.reshape(*values.shape[:-1], *shape)

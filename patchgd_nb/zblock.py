@@ -70,108 +70,97 @@ class ZBank:
         self.room = 2 * len(self.rows) + 64
         self.z, self.written = self._map('z.bin', np.float16, self.room, *self.shape), self._map('written.bin', np.int32, self.room, shape[0])
 
-# %% ../nbs/02_zblock.ipynb #22ce273e
-def _row(self, name, shape):
-    "The row of the image called `name`."
-    self._open(shape)
-    if name not in self.rows:
-        self.rows[name] = len(self.rows)
-        with open(self.folder / 'names.txt', 'a') as f: f.write(json.dumps(name) + '\n')
-    return self.rows[name]
+    def row(self, name, shape):
+        "The row of the image called `name`."
+        self._open(shape)
+        if name not in self.rows:
+            self.rows[name] = len(self.rows)
+            with open(self.folder / 'names.txt', 'a') as f: f.write(json.dumps(name) + '\n')
+        return self.rows[name]
 
-def _order(self, turns, n, grid_shape):
-    "Which cell of the image as it was read lies at each cell of the turned one, (B, K)."
-    index = torch.arange(int(np.prod(grid_shape)))
-    if turns is None: return index.expand(n, -1)
-    return torch.stack([turn(int(h), index.view(1, *grid_shape))[0].flatten() for h in turns])
+    def order(self, turns, n, grid_shape):
+        "Which cell of the image as it was read lies at each cell of the turned one, (B, K)."
+        index = torch.arange(int(np.prod(grid_shape)))
+        if turns is None: return index.expand(n, -1)
+        return torch.stack([turn(int(h), index.view(1, *grid_shape))[0].flatten() for h in turns])
 
-def _read(self,
-    names,       # of B images
-    shape,       # of Z, (latent_dim, *grid.shape)
-    turns=None,  # (B,) how each image was turned, see `turn`
-):
-    "Z of the images, (B, K, latent_dim) float32, and the age of its cells in inner iterations, (B, K); -1: never written."
-    order = self.order(turns, len(names), shape[1:])
-    rows = [self.row(str(n), (order.shape[1], shape[0])) for n in names]
-    z, written = torch.from_numpy(self.z[rows]), torch.from_numpy(self.written[rows]).long()
-    age = torch.where(written > 0, self.clock + 1 - written, -1).gather(1, order)
-    return z.gather(1, order[..., None].expand(-1, -1, shape[0])).float(), age
+    def read(self,
+        names,       # of B images
+        shape,       # of Z, (latent_dim, *grid.shape)
+        turns=None,  # (B,) how each image was turned, see `turn`
+    ):
+        "Z of the images, (B, K, latent_dim) float32, and the age of its cells in inner iterations, (B, K); -1: never written."
+        order = self.order(turns, len(names), shape[1:])
+        rows = [self.row(str(n), (order.shape[1], shape[0])) for n in names]
+        z, written = torch.from_numpy(self.z[rows]), torch.from_numpy(self.written[rows]).long()
+        age = torch.where(written > 0, self.clock + 1 - written, -1).gather(1, order)
+        return z.gather(1, order[..., None].expand(-1, -1, shape[0])).float(), age
 
-ZBank.row, ZBank.order, ZBank.read = _row, _order, _read
+    def write(self,
+        names,       # of B images
+        changed,     # (B, K) bool, the cells to keep
+        z,           # (B, latent_dim, *grid.shape)
+        age,         # (B, K), inner iterations since each cell was written
+        turns=None,  # (B,) how each image was turned
+    ):
+        "Keep the changed cells of Z."
+        order, (b, k) = self.order(turns, len(names), z.shape[2:]), changed.cpu().nonzero(as_tuple=True)
+        rows = np.array([self.row(str(n), (order.shape[1], z.shape[1])) for n in names])
+        if self.noted is not None: self.note(set(rows.tolist()))
+        at = rows[b], order[b, k].numpy()
+        latents = z.detach().flatten(2)[b.to(z.device), :, k.to(z.device)]
+        self.z[at] = latents.float().clamp(-65504, 65504).half().cpu().numpy()   # the range of half precision
+        self.written[at] = (self.clock + 1 - age.cpu()[b, k]).numpy()
 
-# %% ../nbs/02_zblock.ipynb #d5c26048
-def _write(self,
-    names,       # of B images
-    changed,     # (B, K) bool, the cells to keep
-    z,           # (B, latent_dim, *grid.shape)
-    age,         # (B, K), inner iterations since each cell was written
-    turns=None,  # (B,) how each image was turned
-):
-    "Keep the changed cells of Z."
-    order, (b, k) = self.order(turns, len(names), z.shape[2:]), changed.cpu().nonzero(as_tuple=True)
-    rows = np.array([self.row(str(n), (order.shape[1], z.shape[1])) for n in names])
-    if self.noted is not None: self.note(set(rows.tolist()))
-    at = rows[b], order[b, k].numpy()
-    latents = z.detach().flatten(2)[b.to(z.device), :, k.to(z.device)]
-    self.z[at] = latents.float().clamp(-65504, 65504).half().cpu().numpy()   # the range of half precision
-    self.written[at] = (self.clock + 1 - age.cpu()[b, k]).numpy()
+    def undo_file(self, number): return self.folder / f'undo-{self.run}-{number}.bin'
 
-ZBank.write = _write
+    def note(self, rows):
+        "Note rows that change for the first time since the last mark, as they are before."
+        with open(self.undo_file(self.moment), 'ab') as f:
+            for r in sorted(rows - self.noted): f.write(np.int64(r).tobytes() + self.written[r].tobytes() + self.z[r].tobytes())
+        self.noted |= rows
+
+    def mark(self):
+        "What `rewind` needs to bring the bank back to this moment, as plain data."
+        self.moment, self.noted = self.moment + 1, set()
+        if self.shape is not None:
+            self.z.flush(); self.written.flush()
+            self.undo_file(self.moment).touch()
+            self.undo_file(self.moment - KEPT).unlink(missing_ok=True)
+        return dict(run=self.run, moment=self.moment, clock=self.clock, images=len(self.rows), shape=self.shape)
+
+    def rewind(self,
+        moment,  # as `mark` gave it
+    ):
+        "Bring the bank of an earlier process back to a moment; one that is too long ago, of another run, or whose files are gone, leaves an empty bank and a warning."
+        self.run = moment['run']
+        found = sorted((int(p.stem.split('-')[2]) for p in self.folder.glob(f'undo-{self.run}-*.bin')), reverse=True)
+        if moment['shape'] is None or not {moment['moment']} <= set(found) or not (self.folder / 'names.txt').exists():
+            if moment['shape'] is not None: warnings.warn(f'{self.folder} cannot be brought back to the checkpoint: Z is filled anew.')
+            self.shape, self.rows, self.clock, self.noted = None, {}, moment['clock'], None
+            return
+        names = (self.folder / 'names.txt').read_text().splitlines()
+        self.rows, self.shape, self.room = {n: i for i, n in enumerate(names)}, tuple(moment['shape']), 0
+        self._open(self.shape)
+        for number in (n for n in found if n >= moment['moment']): self.undo(number, last=number == moment['moment'])
+        self.rows = {json.loads(n): i for i, n in enumerate(names[:moment['images']])}
+        part = self.folder / 'names.part'
+        part.write_text(''.join(json.dumps(n) + '\n' for n in self.rows))
+        os.replace(part, self.folder / 'names.txt')
+        self.clock, self.moment, self.noted = moment['clock'], moment['moment'], set()
+
+    def undo(self, number, last):
+        "Put back the rows noted since a mark, newest mark first; done twice, after a kill, it does no harm."
+        path = self.undo_file(number)
+        ages, size = 4 * self.shape[0], 8 + 4 * self.shape[0] + 2 * self.shape[0] * self.shape[1]
+        with open(path, 'rb') as f:
+            while len(record := f.read(size)) == size:   # a last note that is cut short belongs to a row not yet changed
+                r = int(np.frombuffer(record[:8], np.int64)[0])
+                self.written[r] = np.frombuffer(record[8:8 + ages], np.int32)
+                self.z[r] = np.frombuffer(record[8 + ages:], np.float16).reshape(self.shape)
+        self.z.flush(); self.written.flush()
+        if last: open(path, 'wb').close()   # the moment itself can be gone back to again
+        else: path.unlink()
 
 # %% ../nbs/02_zblock.ipynb #b490069e
 KEPT = 4   # moments that can be gone back to: a run keeps three checkpoints, and may be killed while it writes another
-
-def _undo_file(self, number): return self.folder / f'undo-{self.run}-{number}.bin'
-
-def _note(self, rows):
-    "Note rows that change for the first time since the last mark, as they are before."
-    with open(self.undo_file(self.moment), 'ab') as f:
-        for r in sorted(rows - self.noted): f.write(np.int64(r).tobytes() + self.written[r].tobytes() + self.z[r].tobytes())
-    self.noted |= rows
-
-def _mark(self):
-    "What `rewind` needs to bring the bank back to this moment, as plain data."
-    self.moment, self.noted = self.moment + 1, set()
-    if self.shape is not None:
-        self.z.flush(); self.written.flush()
-        self.undo_file(self.moment).touch()
-        self.undo_file(self.moment - KEPT).unlink(missing_ok=True)
-    return dict(run=self.run, moment=self.moment, clock=self.clock, images=len(self.rows), shape=self.shape)
-
-ZBank.undo_file, ZBank.note, ZBank.mark = _undo_file, _note, _mark
-
-# %% ../nbs/02_zblock.ipynb #4fb0e61b
-def _rewind(self,
-    moment,  # as `mark` gave it
-):
-    "Bring the bank of an earlier process back to a moment; one that is too long ago, of another run, or whose files are gone, leaves an empty bank and a warning."
-    self.run = moment['run']
-    found = sorted((int(p.stem.split('-')[2]) for p in self.folder.glob(f'undo-{self.run}-*.bin')), reverse=True)
-    if moment['shape'] is None or not {moment['moment']} <= set(found) or not (self.folder / 'names.txt').exists():
-        if moment['shape'] is not None: warnings.warn(f'{self.folder} cannot be brought back to the checkpoint: Z is filled anew.')
-        self.shape, self.rows, self.clock, self.noted = None, {}, moment['clock'], None
-        return
-    names = (self.folder / 'names.txt').read_text().splitlines()
-    self.rows, self.shape, self.room = {n: i for i, n in enumerate(names)}, tuple(moment['shape']), 0
-    self._open(self.shape)
-    for number in (n for n in found if n >= moment['moment']): self.undo(number, last=number == moment['moment'])
-    self.rows = {json.loads(n): i for i, n in enumerate(names[:moment['images']])}
-    part = self.folder / 'names.part'
-    part.write_text(''.join(json.dumps(n) + '\n' for n in self.rows))
-    os.replace(part, self.folder / 'names.txt')
-    self.clock, self.moment, self.noted = moment['clock'], moment['moment'], set()
-
-def _undo(self, number, last):
-    "Put back the rows noted since a mark, newest mark first; done twice, after a kill, it does no harm."
-    path = self.undo_file(number)
-    ages, size = 4 * self.shape[0], 8 + 4 * self.shape[0] + 2 * self.shape[0] * self.shape[1]
-    with open(path, 'rb') as f:
-        while len(record := f.read(size)) == size:   # a last note that is cut short belongs to a row not yet changed
-            r = int(np.frombuffer(record[:8], np.int64)[0])
-            self.written[r] = np.frombuffer(record[8:8 + ages], np.int32)
-            self.z[r] = np.frombuffer(record[8 + ages:], np.float16).reshape(self.shape)
-    self.z.flush(); self.written.flush()
-    if last: open(path, 'wb').close()   # the moment itself can be gone back to again
-    else: path.unlink()
-
-ZBank.rewind, ZBank.undo = _rewind, _undo
