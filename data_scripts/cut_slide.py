@@ -1,6 +1,6 @@
 "Cut regions out of any slide and write them as a folder in the layout of Kaggle's PANDA, graded by their share of tissue."
 import argparse
-from patchgd_nb.panda import cut_regions
+from patchgd_nb.datasets.panda import cut_regions
 
 if __name__ == '__main__':
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)

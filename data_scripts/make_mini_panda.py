@@ -1,6 +1,6 @@
 "Make the embedded cohort: synthetic biopsies in the layout of Kaggle's PANDA."
 import argparse
-from patchgd_nb.panda import make_mini_panda
+from patchgd_nb.datasets.panda import make_mini_panda
 
 if __name__ == '__main__':
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)

@@ -1,6 +1,6 @@
 "Make an UltraMNIST data set: a few digits on a large black canvas, labelled by their sum."
 import argparse
-from patchgd_nb.ultramnist import make_ultramnist
+from patchgd_nb.datasets.ultramnist import make_ultramnist
 
 if __name__ == '__main__':
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)

@@ -1,6 +1,6 @@
 "Look through photographs that lie in a folder per class, train/<class>/ and val/<class>/, as in ImageNet."
 import argparse, json
-from patchgd_nb.prepare import prepare_folder
+from patchgd_nb.images.prepare import prepare_folder
 
 if __name__ == '__main__':
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)

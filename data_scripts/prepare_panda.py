@@ -1,6 +1,6 @@
 "Look through a PANDA folder from Kaggle: everything that is wrong with it, folds, the colours of its tissue, and canvases on request."
 import argparse, json
-from patchgd_nb.panda import prepare_panda
+from patchgd_nb.datasets.panda import prepare_panda
 
 if __name__ == '__main__':
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)

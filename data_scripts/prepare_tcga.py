@@ -1,6 +1,6 @@
 "Look through slides of TCGA, match them with their labels, and split them by patient."
 import argparse, json
-from patchgd_nb.prepare import prepare_tcga
+from patchgd_nb.images.prepare import prepare_tcga
 
 if __name__ == '__main__':
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)

@@ -27,13 +27,13 @@ def make_backbone(
     kwargs = dict(num_classes=n_out, in_chans=in_chans)
     cfg = timm.models.get_pretrained_cfg(name)
     if size is not None and cfg is not None and cfg.fixed_input_size: kwargs['img_size'] = size
-    if not pretrained: return _built(name, size, kwargs)
+    if not pretrained: return _create_model(name, size, kwargs)
     try: return timm.create_model(name, pretrained=True, **kwargs)
     except Exception as e:
         raise RuntimeError(f'the pretrained weights of {name!r} could not be fetched ({str(e).splitlines()[0][:120]}): '
                            'connect this machine to the internet once, or pass pretrained=False.') from e
 
-def _built(name, size, kwargs):
+def _create_model(name, size, kwargs):
     try: return timm.create_model(name, **kwargs)
     except (AssertionError, ValueError, TypeError) as e:
         raise ValueError(f'{name!r} cannot be built for inputs of {size} pixels ({e}): choose a patch_size that suits it, or another model.') from e
@@ -63,21 +63,21 @@ BATCHNORM = nn.modules.batchnorm._BatchNorm
 @contextmanager
 def module_mode(
     module,  # whose submodules change their mode for a while
-    mode,    # 'eval', 'running', 'batch' or 'train'
+    mode,    # 'eval', 'frozen_stats', 'batch_stats' or 'train'
 ):
     """Put BatchNorm and dropout into a named mode, and back at the end.
 
-    'eval': running statistics, no dropout. 'running': running statistics, dropout as it is. 'batch': as it is, but
+    'eval': running statistics, no dropout. 'frozen_stats': running statistics, dropout as it is. 'batch_stats': as it is, but
     BatchNorm's running statistics are left alone. 'train': as it is."""
-    if mode not in ('eval', 'running', 'batch', 'train'): raise ValueError(f"mode={mode!r} is not known: choose 'eval', 'running', 'batch' or 'train'.")
+    if mode not in ('eval', 'frozen_stats', 'batch_stats', 'train'): raise ValueError(f"mode={mode!r} is not known: choose 'eval', 'frozen_stats', 'batch_stats' or 'train'.")
     modes = {m: m.training for m in module.modules()}
     norms = [m for m in modes if isinstance(m, BATCHNORM)]
     tracked = [m.track_running_stats for m in norms]
     if mode == 'eval': module.eval()
     for m in norms:
-        if mode == 'running': m.eval()
+        if mode == 'frozen_stats': m.eval()
         # without tracking, a BatchNorm in training mode uses and keeps nothing but the batch
-        if mode == 'batch' and m.training: m.track_running_stats = False
+        if mode == 'batch_stats' and m.training: m.track_running_stats = False
     try: yield
     finally:
         for m, t in modes.items(): m.training = t
@@ -120,7 +120,7 @@ class PatchModel(nn.Module):
         # a single patch has no batch statistics: BatchNorm then uses its running ones
         x = self.normalize(x)
         if x.ndim == 4: x = x.contiguous(memory_format=torch.channels_last)   # the faster layout of pixels in memory
-        with module_mode(self.backbone, 'running') if len(x) == 1 else nullcontext():
+        with module_mode(self.backbone, 'frozen_stats') if len(x) == 1 else nullcontext():
             return self.backbone(x).reshape(*lead, self.latent_dim)
 
     def cells(self,

@@ -10,6 +10,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
+from .base.random_states import replay_random_state, torch_random_state
 from .model import BATCHNORM, module_mode
 from .sampler import cover_steps
 from .zblock import ZBlock
@@ -93,21 +94,21 @@ class PatchGD(Strategy):
 
     def draw(self, content): return self.sampler(content, self.inner_steps)
 
-    def begin(self, model, images, content, sampled, names, turns):
+    def begin(self, model, images, content, sampled, names, dihedral):
         "Z before the first inner iteration, which need not fill what it writes itself; and the cells that this batch writes, for `end`."
         rest = (content > 0) & ~sampled[0]
         return ZBlock(model.fill(images, self.chunk, mode=self.fill_mode, cells=rest.nonzero())), rest | sampled.any(0)
 
-    def end(self, Z, changed, steps, names, turns): pass
+    def end(self, Z, changed, steps, names, dihedral): pass
 
-    def step(self, model, images, labels, optimizer, content=None, precision=None, on_inner=None, names=None, turns=None):
+    def step(self, model, images, labels, optimizer, content=None, precision=None, on_inner=None, names=None, dihedral=None):
         "One batch: J inner iterations, an optimizer step after every `accumulate` of them and after the last."
         precision, labels = precision or Precision(), labels.to(model.device)
         content = torch.ones(len(images), len(model.grid)) if content is None else content.cpu()
         sampled = self.draw(content)
         J = len(sampled)
         every, losses, n_steps = min(self.accumulate or J, J), [], 0
-        with precision.autocast(): Z, changed = self.begin(model, images, content, sampled, names, turns)
+        with precision.autocast(): Z, changed = self.begin(model, images, content, sampled, names, dihedral)
         optimizer.zero_grad()
         todo = [s.nonzero() for s in sampled]
         for j, (cells, patches) in enumerate(zip(todo, model.grid.stream(images, todo)), 1):
@@ -123,7 +124,7 @@ class PatchGD(Strategy):
             if j % every == 0 or j == J:
                 precision.step(optimizer)
                 n_steps += 1
-        self.end(Z, changed, J, names, turns)
+        self.end(Z, changed, J, names, dihedral)
         return StepResult(torch.stack(losses), scores.detach(), sampled, n_steps)
 
 # %% ../nbs/05_strategy.ipynb #93aea99c
@@ -137,28 +138,15 @@ def _count_once(module, times):
     finally:
         for m, momentum in zip(norms, before): m.momentum = momentum
 
-# %% ../nbs/05_strategy.ipynb #03d54b31
-def _random_state(device):
-    return torch.get_rng_state(), torch.cuda.get_rng_state(device) if device.type == 'cuda' else None
-
-class _replay:
-    "Run a block with an earlier random state, then go on with the present one."
-    def __init__(self, state, device): self.state, self.device = state, device
-    def __enter__(self): self.now = _random_state(self.device); self._set(self.state)
-    def __exit__(self, *exc): self._set(self.now)
-    def _set(self, state):
-        torch.set_rng_state(state[0])
-        if state[1] is not None: torch.cuda.set_rng_state(state[1], self.device)
-
 # %% ../nbs/05_strategy.ipynb #82496085
 class ExactPatchGD(Strategy):
     "The full gradient at patch memory: fill Z, one backward pass of the head for dL/dZ, then each chunk's with its share of it."
     def __init__(self,
         chunk=8,               # patches of each image in memory at a time
-        norm_mode='running',   # 'running': BatchNorm uses its running statistics, and the gradient is exact for every chunk; 'train': those of the chunk
+        backbone_mode='frozen_stats',   # 'frozen_stats': BatchNorm uses its running statistics, and the gradient is exact for every chunk; 'train': those of the chunk
     ):
         if chunk < 1: raise ValueError(f'chunk={chunk} must be at least 1.')
-        self.chunk, self.norm_mode = chunk, norm_mode
+        self.chunk, self.backbone_mode = chunk, backbone_mode
 
     def step(self, model, images, labels, optimizer, content=None, precision=None, on_inner=None):
         "One batch: every patch encoded twice, the second time with gradient; dropout is replayed."
@@ -166,7 +154,7 @@ class ExactPatchGD(Strategy):
         cells = model.cells(images, content)
         parts = [p for p in cells.split(self.chunk * len(images)) if len(p)]   # none, if all is blank
         optimizer.zero_grad()
-        with module_mode(model.backbone, self.norm_mode):
+        with module_mode(model.backbone, self.backbone_mode):
             z, states = self._fill(model, images, parts, precision)
             with precision.autocast():
                 scores = model.head(z)
@@ -174,7 +162,7 @@ class ExactPatchGD(Strategy):
             precision.backward(loss)
             grad = z.grad.flatten(2).transpose(1, 2)
             for part, state, patches in zip(parts, states, model.grid.stream(images, parts)):
-                with _replay(state, model.device), _count_once(model.backbone, len(parts)), precision.autocast():
+                with replay_random_state(state, model.device), _count_once(model.backbone, len(parts)), precision.autocast():
                     latents = model.encode(patches)
                 latents.backward(grad[part[:, 0], part[:, 1]].to(latents.dtype))
         if on_inner: on_inner(0, loss.detach(), cells, ZBlock(z))
@@ -188,9 +176,9 @@ class ExactPatchGD(Strategy):
         z = torch.zeros(len(images), len(model.grid), model.latent_dim, device=model.device, dtype=model.dtype)
         states = []
         # the second pass updates running statistics, the first must not
-        with torch.no_grad(), module_mode(model.backbone, 'batch' if self.norm_mode == 'train' else self.norm_mode):
+        with torch.no_grad(), module_mode(model.backbone, 'batch_stats' if self.backbone_mode == 'train' else self.backbone_mode):
             for part, patches in zip(parts, model.grid.stream(images, parts)):
-                states.append(_random_state(model.device))
+                states.append(torch_random_state(model.device))
                 with precision.autocast(): z[part[:, 0], part[:, 1]] = model.encode(patches).to(z.dtype)
         return z.transpose(1, 2).unflatten(2, model.grid.shape).requires_grad_(), states
 
@@ -215,10 +203,10 @@ class CarryPatchGD(PatchGD):
     def state_dict(self): return self.bank.mark()
     def load_state_dict(self, state): self.bank.rewind(state)
 
-    def begin(self, model, images, content, sampled, names, turns):
+    def begin(self, model, images, content, sampled, names, dihedral):
         "Z from the bank; encoded are cells it has never seen and its oldest ones, but none that are about to be written."
         if names is None: raise ValueError('CarryPatchGD keeps Z under the names of images, and these have none: give batches of (images, labels, content, names).')
-        z, age = self.bank.read(names, (model.latent_dim, *model.grid.shape), turns)
+        z, age = self.bank.read(names, (model.latent_dim, *model.grid.shape), dihedral)
         z = torch.where(age[..., None] < 0, model.blank_z(len(images)), z.to(model.device, model.dtype)) if (age < 0).any() else z.to(model.device, model.dtype)
         new, soon = (age < 0) & (content > 0), sampled.any(0)
         old = age.masked_fill((content <= 0) | new | soon, -1)
@@ -227,7 +215,7 @@ class CarryPatchGD(PatchGD):
         Z = model.fill(images, self.chunk, mode=self.fill_mode, cells=(fresh & ~sampled[0]).nonzero(), z=z)
         return ZBlock(Z, age.clamp(min=0).masked_fill(fresh, 0)), fresh | soon
 
-    def end(self, Z, changed, steps, names, turns):
+    def end(self, Z, changed, steps, names, dihedral):
         "What this batch wrote goes back to the bank."
         self.bank.clock += steps
-        self.bank.write(names, changed, Z.z, Z.age, turns)
+        self.bank.write(names, changed, Z.z, Z.age, dihedral)

@@ -2,7 +2,7 @@
 import os, signal
 from pathlib import Path
 import hypothesis, pytest, torch
-from patchgd_nb.panda import make_mini_panda
+from patchgd_nb.datasets.panda import make_mini_panda
 
 hypothesis.settings.register_profile('fixed', derandomize=True, deadline=None, max_examples=60)
 hypothesis.settings.load_profile('fixed')

@@ -1,13 +1,14 @@
 "Z kept between epochs: what goes in comes out, however images are turned and runs are killed; only the oldest is encoded anew."
 import pytest, torch
 from hypothesis import given, settings, strategies as st
-from patchgd_nb.callback import Callback
+from patchgd_nb.training.callback import Callback
 from patchgd_nb.model import BATCHNORM, PatchModel
-from patchgd_nb.patches import PatchGrid, turn
+from patchgd_nb.patches import PatchGrid
+from patchgd_nb.base.dihedral import apply_dihedral
 from patchgd_nb.sampler import CoverSampler
 from patchgd_nb.strategy import CarryPatchGD, PatchGD
 from patchgd_nb.trainer import Trainer
-from patchgd_nb.zblock import ZBank
+from patchgd_nb.training.zbank import ZBank
 
 SHAPE = (3, 4, 4)   # of a Z
 
@@ -27,10 +28,10 @@ def put(bank, names, seed):
 def test_z_turns_with_its_image(tmp_path, how):
     bank, z = ZBank(tmp_path), torch.randn(1, *SHAPE)
     bank.clock = 1
-    bank.write(['a'], torch.ones(1, 16), z, torch.zeros(1, 16, dtype=torch.long), turns=[how])
+    bank.write(['a'], torch.ones(1, 16), z, torch.zeros(1, 16, dtype=torch.long), dihedral=[how])
     assert torch.equal(bank.read(['a'], SHAPE, [how])[0][0].T.view(*SHAPE), z[0].half().float())
     upright = bank.read(['a'], SHAPE)[0][0].T.view(*SHAPE)
-    assert torch.equal(turn(how, upright)[0], z[0].half().float())
+    assert torch.equal(apply_dihedral(how, upright)[0], z[0].half().float())
 
 
 def test_latents_beyond_half_precision_are_held_at_its_range(tmp_path):

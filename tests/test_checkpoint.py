@@ -3,14 +3,14 @@ import contextlib, errno, json, os, random, resource, shutil, subprocess, warnin
 import numpy as np, pytest, torch
 from hypothesis import given, strategies as st
 from torch import nn
-from patchgd_nb.checkpoint import Checkpoints, made_with, pack, unpack
+from patchgd_nb.training.checkpoint import Checkpoints, model_config, pack, unpack
 from patchgd_nb.model import PatchModel, WholeModel
-from patchgd_nb.order import random_states
+from patchgd_nb.base.random_states import get_random_states
 from patchgd_nb.patches import PatchGrid
-from patchgd_nb.trace import Trace
+from patchgd_nb.training.trace import Trace
 
 
-def state_of(batch): return dict(model=dict(w=torch.full((40,), float(batch))), epoch=0, batch=batch, random=random_states(), moments=[torch.ones(3), (1, None, 'x')])
+def state_of(batch): return dict(model=dict(w=torch.full((40,), float(batch))), epoch=0, batch=batch, random=get_random_states(), moments=[torch.ones(3), (1, None, 'x')])
 
 
 def save(runs, batch, **kwargs):
@@ -100,7 +100,7 @@ def test_a_damaged_mark_of_the_best_does_no_harm(tmp_path):
 @pytest.mark.parametrize('sealed', [False, True])
 def test_a_pickle_bomb_does_not_run(two, tmp_path, file, sealed):
     "Renamed as any file, also with a manifest that fits it."
-    from patchgd_nb.checkpoint import _digest, _manifest, _sealed
+    from patchgd_nb.training.checkpoint import _digest, _manifest, _sealed
     class Bomb:
         def __reduce__(self): return (open, (str(tmp_path / 'harm'), 'w'))
     runs, newest = two
@@ -153,7 +153,7 @@ def test_later_checkpoints_than_the_one_written_are_of_another_past(two):
 
 def test_a_later_format_is_named(two, monkeypatch):
     runs, _ = two
-    monkeypatch.setattr('patchgd_nb.checkpoint.FORMAT', 7)
+    monkeypatch.setattr('patchgd_nb.training.checkpoint.FORMAT', 7)
     save(runs, 3)
     monkeypatch.undo()
     with pytest.raises(ValueError, match='of format 7, this version reads format 1'): runs.load()
@@ -183,7 +183,7 @@ def patch_model(grid=PatchGrid(16, 8), n_classes=4, latent=8, head='smaller', ba
 ], ids=['grid', 'classes', 'latent_dim', 'head', 'backbone', 'layers', 'numbers', 'whole'])
 def test_what_differs_is_said_exactly(tmp_path, other, says):
     model, runs = patch_model(), Checkpoints(tmp_path)
-    runs.save(dict(model=model.state_dict(), epoch=1, batch=0), made_with(model))
+    runs.save(dict(model=model.state_dict(), epoch=1, batch=0), model_config(model))
     assert runs.load().into(patch_model()) is not None
     with pytest.raises(ValueError, match=says) as e: runs.load().into(other())
     assert '\n' not in str(e.value) and 'another folder' in str(e.value)

@@ -3,16 +3,16 @@ import json, time
 from pathlib import Path
 import nbformat, numpy as np, pytest, torch
 from torch import nn
-from patchgd_nb.checkpoint import Checkpoints
-from patchgd_nb.dashboard import PatchGDDashboard, choose_view, replay
+from patchgd_nb.training.checkpoint import Checkpoints
+from patchgd_nb.dashboard.live import PatchGDDashboard, choose_view, replay
 from patchgd_nb.model import PatchModel
 from patchgd_nb.patches import PatchGrid
 from patchgd_nb.sampler import CoverSampler, UniformSampler
 from patchgd_nb.strategy import ExactPatchGD, GradientDescent, PatchGD
-from patchgd_nb.trace import Trace
+from patchgd_nb.training.trace import Trace
 from patchgd_nb.trainer import Trainer
-from patchgd_nb.view import VIEWS, for_page
-from patchgd_nb.watch import MOST, Watch, ZColours, contributions, plot_frame, plot_strip
+from patchgd_nb.dashboard.view import Z_LAYERS, frame_message
+from patchgd_nb.dashboard.frames import MAX_CELLS, FrameRecorder, ZColours, contributions, plot_frame, plot_strip
 
 TOP = Path(__file__).resolve().parent.parent
 
@@ -58,15 +58,15 @@ def test_any_grid_has_frames(image, patch):
     dash.watch.due = lambda: True
     run = Trainer(model, PatchGD(CoverSampler(1 / 2)), [(torch.randint(0, 255, (2, 3, *image), dtype=torch.uint8), torch.tensor([0, 1]))], epochs=1, callbacks=[dash], progress=False).fit()
     f = run.trace.frames[-1]
-    assert not dash.errors and len(f['state']) == f['rows'] * f['cols'] and max(f['rows'], f['cols']) <= MOST
-    assert (f['factor'] > 1) == (max(grid.shape) > MOST) and ('drawn coarser' in for_page(f, 'age')['left']) == (f['factor'] > 1)
-    for view in VIEWS.values(): assert len(for_page(f, view)['values']) == len(f['state']) * (3 if view == 'colours' else 1)
+    assert not dash.errors and len(f['state']) == f['rows'] * f['cols'] and max(f['rows'], f['cols']) <= MAX_CELLS
+    assert (f['factor'] > 1) == (max(grid.shape) > MAX_CELLS) and ('drawn coarser' in frame_message(f, 'age')['left']) == (f['factor'] > 1)
+    for view in Z_LAYERS.values(): assert len(frame_message(f, view)['values']) == len(f['state']) * (3 if view == 'colours' else 1)
     plot_frame(run.trace), plot_strip(run.trace)
 
 
 def test_a_frame_says_what_happened():
     grid, seen = PatchGrid(48, 8), []
-    watch = Watch('im5')
+    watch = FrameRecorder('im5')
     watch.due = lambda: True
     run = train(grid, PatchGD(CoverSampler(1 / 4)), [watch])
     frames, sampled = list(run.trace.frames), run.trace.samples('im5')
@@ -86,7 +86,7 @@ def test_z_lies_as_the_image_lies():
     "One bright patch off the diagonal: its cell stands out, in the same place."
     grid, images = PatchGrid(48, 8), torch.zeros(1, 3, 48, 48, dtype=torch.uint8)
     images[0, :, 8:16, 32:40] = 255
-    watch = Watch()
+    watch = FrameRecorder()
     watch.due = lambda: True
     run = Trainer(tiny(grid), PatchGD(CoverSampler(1 / 4)), [(images, torch.tensor([1]))], epochs=1, callbacks=[watch], progress=False).fit()
     norms = run.trace.frames[-1]['norm'].astype(float)
@@ -113,7 +113,7 @@ def test_a_view_that_fails_is_said_and_training_goes_on():
 
 def test_frames_cost_a_small_share_of_the_time():
     "By the clock of the watch itself: after the first, no frame is due while one more would not fit into the share."
-    watch = Watch(share=.1, every=0)
+    watch = FrameRecorder(share=.1, every=0)
     assert watch.due()
     watch.timed(lambda: time.sleep(.01))
     assert watch.due()
@@ -179,7 +179,7 @@ _count, _last = [0], {}
 _inner = PatchGDDashboard.on_inner
 def _on_inner(self, trainer, j, loss, cells, Z):
     _count[0] += 1
-    if trainer.checkpoint: _last.update(j=j, batch=trainer.batch, epoch=trainer.epoch, loss=float(loss), sampled=int((cells[:, 0] == 0).sum()), content=int((trainer.current[2][0] > 0).sum()), folder=str(trainer.checkpoint))
+    if trainer.checkpoint: _last.update(j=j, batch=trainer.batch, epoch=trainer.epoch, loss=float(loss), sampled=int((cells[:, 0] == 0).sum()), content=int((trainer.current.content[0] > 0).sum()), folder=str(trainer.checkpoint))
     _inner(self, trainer, j, loss, cells, Z)
 PatchGDDashboard.on_inner = _on_inner
 def _spy():
@@ -285,12 +285,13 @@ def notebook(*cells): return nbformat.v4.new_notebook(cells=[nbformat.v4.new_cod
 
 TRAIN = '''
 import time, torch
-from patchgd_nb.dashboard import PatchGDDashboard
+from patchgd_nb.dashboard.live import PatchGDDashboard
 from patchgd_nb.model import PatchModel
 from patchgd_nb.patches import PatchGrid
 from patchgd_nb.sampler import CoverSampler
 from patchgd_nb.strategy import PatchGD
-from patchgd_nb.trainer import Callback, Trainer
+from patchgd_nb.training.callback import Callback
+from patchgd_nb.trainer import Trainer
 def train(dash, size, epochs, *more):
     torch.manual_seed(0)
     data = [(torch.randint(0, 255, (2, 3, size, size), dtype=torch.uint8), torch.tensor([0, 1]))] * 4
@@ -316,7 +317,7 @@ def test_a_broken_connection_is_no_harm(monkeypatch):
 
 
 def test_a_view_that_cannot_open_is_no_harm(monkeypatch):
-    monkeypatch.setattr('patchgd_nb.dashboard.PatchView', None)
+    monkeypatch.setattr('patchgd_nb.dashboard.view.PatchView', None)
     dash = PatchGDDashboard('widgets')
     assert train(PatchGrid(48, 8), PatchGD(CoverSampler(1 / 4)), [dash]).epoch == 2 and dash.errors and dash.controls is None
 
@@ -346,7 +347,7 @@ def test_what_the_page_gets_fits_the_frame(shape):
     K = shape[0] * shape[1]
     frame = dict(epoch=0, batch=0, j=0, loss=1., name='a', label=0, winner=0, rows=shape[0], cols=shape[1], factor=1, state=np.full(K, 3, np.uint8), times=np.arange(K), age=np.zeros(K, int),
                  colours=np.zeros((3, K)), norm=np.ones(K), channel=np.ones(K), share=np.zeros(K))
-    drawn = for_page(frame, 'times')
+    drawn = frame_message(frame, 'times')
     assert drawn['most'] == dict(times=K - 1, age=0) and drawn['times'][-1] == 255 and set(drawn['age']) == {0}
 
 
@@ -355,7 +356,7 @@ def test_large_grids_are_drawn_smooth_and_larger_ones_coarser(lab, page):
     "64 x 64 cells: every frame that is sent is drawn, in a few milliseconds; 96 x 96 cells are put together, and it is said."
     code = TRAIN + '''
 import numpy as np
-from patchgd_nb.view import PatchView, for_page
+from patchgd_nb.dashboard.view import PatchView, frame_message
 def frame(n): return dict(epoch=0, batch=0, j=0, loss=1., name='a', label=0, winner=0, rows=n, cols=n, factor=1, state=np.random.randint(0, 4, n * n).astype(np.uint8), times=np.arange(n * n), age=np.arange(n * n) % 9,
     colours=np.random.randn(3, n * n), norm=np.ones(n * n), channel=np.ones(n * n), share=np.random.randn(n * n))
 view = PatchView()

@@ -5,10 +5,10 @@ import nbformat, pytest
 from hypothesis import given, strategies as st
 from nbclient import NotebookClient
 from nbformat.v4 import new_code_cell, new_notebook
-from patchgd_nb import experiment
-from patchgd_nb.account import Run, plain
-from patchgd_nb.command import read_defaults, typed
-from patchgd_nb.experiment import Har, Panda, UltraMnist
+from patchgd_nb.experiment import parameters
+from patchgd_nb.experiment.record import RunRecord, to_plain_data
+from patchgd_nb.experiment.command import read_defaults, parse_value
+from patchgd_nb.experiment.parameters import Har, Panda, UltraMnist
 from patchgd_nb.head import SIZES
 
 TOP = Path(__file__).resolve().parent.parent
@@ -16,7 +16,7 @@ RECORDS = dict(train_panda=Panda, train_ultramnist=UltraMnist, train_har=Har)
 DEFAULTS = {n: read_defaults(TOP / f'nbs/{n}.ipynb') for n in RECORDS}
 NAMES = [(n, f) for n, d in DEFAULTS.items() for f in d]
 ENV = dict(os.environ, PYTHONPATH=os.pathsep.join([str(TOP), os.environ.get('PYTHONPATH', '')]))
-BUILD = 'from patchgd_nb.account import Run\nfrom patchgd_nb.experiment import Har\np = Har.of(globals())\naccount = Run(p)'
+BUILD = 'from patchgd_nb.experiment.record import RunRecord\nfrom patchgd_nb.experiment.parameters import Har\np = Har.of(globals())\naccount = RunRecord(p)'
 
 
 def refusal(record, values):
@@ -42,7 +42,7 @@ def write(path, *sources):
 @pytest.fixture
 def here(tmp_path, monkeypatch, capfd):
     "The command in this process, in a folder of its own: exit code, what it printed."
-    from patchgd_nb.command import main
+    from patchgd_nb.experiment.command import main
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv('PYTHONPATH', ENV['PYTHONPATH'])
     before = signal.getsignal(signal.SIGTERM)
@@ -51,7 +51,7 @@ def here(tmp_path, monkeypatch, capfd):
 
 
 def patchgd(*args, cwd, timeout=120, **env):
-    return subprocess.run([sys.executable, '-c', 'import sys; from patchgd_nb.command import main; sys.exit(main())', *map(str, args)], cwd=cwd, capture_output=True, text=True, timeout=timeout, env={**ENV, **env})
+    return subprocess.run([sys.executable, '-c', 'import sys; from patchgd_nb.experiment.command import main; sys.exit(main())', *map(str, args)], cwd=cwd, capture_output=True, text=True, timeout=timeout, env={**ENV, **env})
 
 
 @pytest.mark.parametrize('name', RECORDS)
@@ -71,10 +71,10 @@ def test_what_is_derived():
     assert p.grid.shape == (16, 16) and p.made and p.folder == Path('runs/panda/cohort_300_1024_0') and p.max_seconds == 210
     assert p.careful == dict(on_bad='raise', bad_list=Path('runs/panda/bad_images.csv')) and p.checkpoint == Path('runs/panda/patchgd')
     assert Panda.check({**DEFAULTS['train_panda'], 'data_dir': Path('/d')}).folder == Path('/d')
-    u = [UltraMnist.check({**DEFAULTS['train_ultramnist'], 'preset': n}) for n in experiment.SETTINGS]
+    u = [UltraMnist.check({**DEFAULTS['train_ultramnist'], 'preset': n}) for n in parameters.SETTINGS]
     assert [x.grid.shape for x in u] == [(4, 4), (4, 4), (10, 10)] and [x.max_seconds for x in u] == [420, 36000, 72000]
     assert UltraMnist.check({**DEFAULTS['train_ultramnist'], 'minutes': .5}).max_seconds == 30
-    assert {a for a in (*SIZES, 'attention')} == set(experiment.Head.__origin__.__args__)
+    assert {a for a in (*SIZES, 'attention')} == set(parameters.Head.__origin__.__args__)
 
 
 @given(st.sampled_from(NAMES), st.integers(0, 20), st.sampled_from(string.ascii_lowercase))
@@ -124,7 +124,7 @@ def test_a_missing_parameter_and_one_that_resembles_none():
 @given(st.one_of(st.integers(), st.floats(allow_nan=False), st.sampled_from(['True', 'False', 'None', '1/8', 'runs/a', 'nan', '', '1_0', '0x1', '-3', '1e5', 'true'])))
 def test_words_become_what_papermill_makes_of_them(value):
     from papermill.cli import _resolve_type
-    assert repr(typed(str(value))) == repr(_resolve_type(str(value)))
+    assert repr(parse_value(str(value))) == repr(_resolve_type(str(value)))
 
 
 def test_run_again_at_the_end_it_does_not_complain(tmp_path, monkeypatch):
@@ -143,7 +143,7 @@ def test_run_again_at_the_end_it_does_not_complain(tmp_path, monkeypatch):
 
 def test_a_script_has_no_cells(tmp_path):
     for wrong, code in (('', 0), ('fractoin = 1', 1)):
-        p = subprocess.run([sys.executable, '-c', f'{cells()}\n{wrong}\nfrom patchgd_nb.experiment import Har\nHar.of(globals())\nimport sys; assert not any(m in sys.modules for m in ("torch", "timm", "pandas", "IPython"))'], env=ENV, capture_output=True, text=True, timeout=60)
+        p = subprocess.run([sys.executable, '-c', f'{cells()}\n{wrong}\nfrom patchgd_nb.experiment.parameters import Har\nHar.of(globals())\nimport sys; assert not any(m in sys.modules for m in ("torch", "timm", "pandas", "IPython"))'], env=ENV, capture_output=True, text=True, timeout=60)
         assert p.returncode == code and ('did you mean fraction?' in p.stderr) == bool(wrong), p.stderr
 
 
@@ -151,7 +151,7 @@ def test_nbdev_test_finds_it_too(tmp_path):
     "It keeps no history of cells."
     from execnb.shell import CaptureShell
     for wrong in ('', 'fractoin = 1'):
-        code = f'from execnb.shell import CaptureShell\nk = CaptureShell()\nk.run({cells()!r}); k.run({wrong!r})\nk.run("from patchgd_nb.experiment import Har; Har.of(globals())")\nprint(repr(k.exc))'
+        code = f'from execnb.shell import CaptureShell\nk = CaptureShell()\nk.run({cells()!r}); k.run({wrong!r})\nk.run("from patchgd_nb.experiment.parameters import Har; Har.of(globals())")\nprint(repr(k.exc))'
         p = subprocess.run([sys.executable, '-c', code], env=ENV, capture_output=True, text=True, timeout=60)
         assert 'did you mean fraction?' in p.stdout if wrong else p.stdout.strip() == 'None', p.stdout + p.stderr
 
@@ -211,7 +211,7 @@ def test_how_a_run_ends(tmp_path, here, last, code, outcome, says):
 @pytest.mark.parametrize('number', [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
 def test_the_command_is_interrupted(tmp_path, number):
     write(tmp_path / 'own.ipynb', cells(), BUILD, 'import time; time.sleep(90)')
-    p = subprocess.Popen([sys.executable, '-c', 'import sys; from patchgd_nb.command import main; sys.exit(main())', 'run', 'own.ipynb', '-p', 'out_dir', 'r'], cwd=tmp_path, env=ENV, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    p = subprocess.Popen([sys.executable, '-c', 'import sys; from patchgd_nb.experiment.command import main; sys.exit(main())', 'run', 'own.ipynb', '-p', 'out_dir', 'r'], cwd=tmp_path, env=ENV, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
                          preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
     for _ in range(600):
         if (tmp_path / 'r/run.json').exists(): break
@@ -225,7 +225,7 @@ def test_the_command_is_interrupted(tmp_path, number):
 
 
 def test_an_account_is_whole_or_not_there(tmp_path, monkeypatch):
-    run = Run(Har.check({**DEFAULTS['train_har'], 'out_dir': str(tmp_path)}))
+    run = RunRecord(Har.check({**DEFAULTS['train_har'], 'out_dir': str(tmp_path)}))
     monkeypatch.setattr(os, 'replace', lambda *a: 1 / 0)
     with pytest.raises(ZeroDivisionError): run.write('finished')
     monkeypatch.undo()
@@ -233,11 +233,11 @@ def test_an_account_is_whole_or_not_there(tmp_path, monkeypatch):
     run.finish(True, score=float('nan'))
     assert (lambda a: (a['outcome'], a['results']))(json.loads((tmp_path / 'run.json').read_text())) == ('interrupted', dict(score=None))
     (tmp_path / 'file').write_text('')
-    with pytest.raises(ValueError, match='cannot be written'): Run(Har.check({**DEFAULTS['train_har'], 'out_dir': str(tmp_path / 'file')}))
+    with pytest.raises(ValueError, match='cannot be written'): RunRecord(Har.check({**DEFAULTS['train_har'], 'out_dir': str(tmp_path / 'file')}))
 
 
 @given(st.recursive(st.one_of(st.floats(), st.integers(), st.text(max_size=3), st.none(), st.booleans()), lambda s: st.one_of(st.lists(s, max_size=3), st.dictionaries(st.text(max_size=2), s, max_size=3)), max_leaves=8))
-def test_results_become_json(value): json.dumps(plain(value), allow_nan=False)
+def test_results_become_json(value): json.dumps(to_plain_data(value), allow_nan=False)
 
 
 def test_the_doctor(tmp_path):

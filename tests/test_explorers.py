@@ -1,9 +1,9 @@
 "Explorers: every control moves the figure, in Python and in a browser."
 import nbformat, numpy as np, pytest
-from patchgd_nb.explorers import GradientExplorer, MemoryWall, SamplerExplorer
+from patchgd_nb.dashboard.explorers import GradientExplorer, MemoryWall, SamplerExplorer
 
 OTHER = {SamplerExplorer: dict(image_size=2048, patch_size=32, fraction=.3, steps=12, first='uniform', second='cover'),
-         MemoryWall: dict(backbone='mobilenetv2_100', batch=3, patch_size=64, patches=16), GradientExplorer: dict(steps=1, norms='running', fill='batch')}
+         MemoryWall: dict(backbone='mobilenetv2_100', batch=3, patch_size=64, patches=16), GradientExplorer: dict(steps=1, norms='frozen_stats', fill='batch_stats')}
 
 
 def shown(e): return e.text.value, [(d.name, np.asarray(d.x).tolist(), np.asarray(d.y).tolist()) for d in e.figure.data]
@@ -28,7 +28,7 @@ def test_what_cannot_be_is_said():
 
 @pytest.mark.browser
 def test_in_jupyterlab(lab, page):
-    code = 'from patchgd_nb.explorers import SamplerExplorer, MemoryWall, GradientExplorer\nexplorers = [SamplerExplorer(), MemoryWall(), GradientExplorer()]\nfor e in explorers: display(e.box)'
+    code = 'from patchgd_nb.dashboard.explorers import SamplerExplorer, MemoryWall, GradientExplorer\nexplorers = [SamplerExplorer(), MemoryWall(), GradientExplorer()]\nfor e in explorers: display(e.box)'
     nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)], metadata={'kernelspec': {'display_name': 'python3', 'language': 'python', 'name': 'python3'}}), lab.root / 'explore.ipynb')
     lab.open(page, 'explore.ipynb')
     lab.start(page)

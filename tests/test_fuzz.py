@@ -5,15 +5,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 import numpy as np, pandas as pd, pytest, tifffile
 from PIL import Image
-from patchgd_nb.biopsy import draw_biopsy
-from patchgd_nb.canvas import Canvas, content_share
-from patchgd_nb.images import open_image, write_pyramid
-from patchgd_nb.panda import read_panda, split_folds
+from patchgd_nb.datasets.biopsy import draw_biopsy
+from patchgd_nb.images.canvas import Canvas, content_share
+from patchgd_nb.images.readers import open_image, write_pyramid
+from patchgd_nb.datasets.panda import read_panda, split_folds
 from patchgd_nb.patches import PatchGrid
-from patchgd_nb.prepare import decode, look_through, prepare_folder, prepare_tcga, read_images
-from patchgd_nb.signals import make_signals, read_har
-from patchgd_nb.slides import BadList, Slides, batch_of, read_table
-from patchgd_nb.ultramnist import UltraMNIST, digit_pool, make_ultramnist, read_idx, read_ultramnist
+from patchgd_nb.images.prepare import decode_all, inspect_files, prepare_folder, prepare_tcga, read_images
+from patchgd_nb.datasets.har import make_signals, read_har
+from patchgd_nb.images.slides import BadImageLog, SlideDataset, collate, read_table
+from patchgd_nb.datasets.ultramnist import UltraMNIST, digit_pool, make_ultramnist, read_idx, read_ultramnist
 
 ANSWERS = Counter()   # what became of the inputs of this run: refused, skipped, read
 OURS = (ValueError, FileNotFoundError)
@@ -153,7 +153,7 @@ def test_what_is_no_file(files, tmp_path):
             folder = tmp_path / f'{name}{time.time_ns()}'
             folder.mkdir()
             make(folder / name)
-            call = dict(csv=lambda: read_panda(folder), tiff=lambda: decode(open_image(folder / name)), png=lambda: decode(open_image(folder / name)), npz=lambda: read_har(folder)).get(name.rpartition('.')[2], lambda: digit_pool('train', str(folder)))
+            call = dict(csv=lambda: read_panda(folder), tiff=lambda: decode_all(open_image(folder / name)), png=lambda: decode_all(open_image(folder / name)), npz=lambda: read_har(folder)).get(name.rpartition('.')[2], lambda: digit_pool('train', str(folder)))
             assert answer(call, name, folder) == 'refused'
 
 
@@ -173,7 +173,7 @@ def test_links_are_followed_and_names_are_not(files, tmp_path):
 def seen(path):
     "Everything that training and preparing do with a file; what they see, as one number."
     image = open_image(path)
-    decode(image)
+    decode_all(image)
     canvas, grid = Canvas(image, 64), PatchGrid(64, 16)
     share = content_share(canvas, grid)
     assert share.shape == (16,) and share.isfinite().all()
@@ -230,7 +230,7 @@ def test_damaged_images(tmp_path):
             if i % 6 == 0:
                 rows = pd.DataFrame(dict(image_id=['a'], path=[path], label=[0]))
                 def quarantined():
-                    item = Slides(rows, PatchGrid(64, 16), on_bad='skip', bad_list=bad)[0]
+                    item = SlideDataset(rows, PatchGrid(64, 16), on_bad='skip', bad_list=bad)[0]
                     assert item is None or item[0].shape == (3, 64, 64)
                 skipped(quarantined, bad, path.name)
             path.unlink()
@@ -397,7 +397,7 @@ def test_damaged_signals(tmp_path):
 
 def test_damaged_tables_of_signals(tmp_path):
     "UCI's text files."
-    from patchgd_nb.signals import CHANNELS
+    from patchgd_nb.datasets.har import CHANNELS
     x, y = make_signals(6, 0)
     for split in ('train', 'test'):
         (tmp_path / split / 'Inertial Signals').mkdir(parents=True)
@@ -417,7 +417,7 @@ def test_damaged_tables_of_signals(tmp_path):
 @pytest.fixture
 def threads(monkeypatch):
     "Threads in place of processes, which take seconds to start."
-    monkeypatch.setattr('patchgd_nb.prepare.ProcessPoolExecutor', ThreadPoolExecutor)
+    monkeypatch.setattr('patchgd_nb.images.prepare.ProcessPoolExecutor', ThreadPoolExecutor)
 
 
 def test_names_on_the_disk(tmp_path, threads):
@@ -444,14 +444,14 @@ def test_names_on_the_disk(tmp_path, threads):
 def test_damaged_notes(tmp_path, threads):
     "`seen.jsonl` after a crash of the disk: lines that are none are looked at again. And a list of bad images that is none."
     Image.new('RGB', (64, 64)).save(tmp_path / 'a.png')
-    def look(): return look_through([tmp_path / 'a.png'], tmp_path, workers=1, progress=False)
+    def look(): return inspect_files([tmp_path / 'a.png'], tmp_path, workers=1, progress=False)
     whole, right = (look(), (tmp_path / 'seen.jsonl').read_bytes())[1], look()
     for data in (b'\0' * 50 + b'\n' + whole, b'[]\n', b'{}\n1\nnull\n"x"\n', b'{"path": 3}\n', whole[:-9] + b'\n', b'\xff\xfe\n', b'{"path": "x", "stamp": 1, "error": ""}\n', b'[' * 5000 + b'\n'):
         (tmp_path / 'seen.jsonl').write_bytes(data)
         assert look() == right
     for data in (b'\0' * 100, b'"' + b'a' * 200_000, b'\xff\n' * 50, b'"open'):
         (tmp_path / 'bad.csv').write_bytes(data)
-        answer(lambda: BadList('skip', tmp_path / 'bad.csv')('a', ValueError('x')), 'bad.csv')
+        answer(lambda: BadImageLog('skip', tmp_path / 'bad.csv')('a', ValueError('x')), 'bad.csv')
 
 
 def test_damaged_images_of_digits(tmp_path):

@@ -26,18 +26,18 @@ def peak_of(size, batch, fraction, precision='off'):
     "Bytes foretold, and those that the allocator counted at most in the second and third batch."
     gc.collect(); torch.cuda.empty_cache()
     before, model = torch.cuda.memory_allocated(), model_of(size)
-    foretold = step_bytes(model, batch, math.ceil(len(model.grid) * fraction), precision=precision)['peak']
+    predicted = step_bytes(model, batch, math.ceil(len(model.grid) * fraction), precision=precision)['peak']
     trainer = Trainer(model, PatchGD(CoverSampler(fraction), inner_steps=2, accumulate=1), batches_of(model, batch), epochs=1, precision=precision, device='cuda', progress=False)
     trainer.fit()
     torch.cuda.reset_peak_memory_stats()
     trainer.epochs = 3; trainer.fit()
-    return foretold, torch.cuda.max_memory_allocated() - before
+    return predicted, torch.cuda.max_memory_allocated() - before
 
 
 @pytest.mark.parametrize('precision', ['off', 'bf16', 'fp16'])
 def test_a_foretold_peak_is_within_10_per_cent(precision):
-    foretold, counted = peak_of(2048, 2, 1/2, precision)
-    assert counted == pytest.approx(foretold, rel=.1)
+    predicted, counted = peak_of(2048, 2, 1/2, precision)
+    assert counted == pytest.approx(predicted, rel=.1)
 
 
 def test_a_step_on_16384_pixels_takes_what_one_on_2048_takes_but_for_z_and_head():

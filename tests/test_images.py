@@ -4,9 +4,9 @@ import numpy as np, pytest, tifffile, torch
 from hypothesis import given, settings, strategies as st
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
-from patchgd_nb.biopsy import draw_biopsy
-from patchgd_nb.canvas import Canvas, area_mean, content_share, overview
-from patchgd_nb.images import ArrayImage, PhotoImage, SlideImage, block_mean, cut as window, open_image, write_pyramid
+from patchgd_nb.datasets.biopsy import draw_biopsy
+from patchgd_nb.images.canvas import Canvas, area_mean, content_share, overview
+from patchgd_nb.images.readers import ArrayImage, PhotoImage, SlideImage, block_mean, cut as window, open_image, write_pyramid
 from patchgd_nb.patches import PatchGrid
 
 
@@ -320,7 +320,7 @@ def test_other_backgrounds_are_refused(slide, kwargs):
 @pytest.mark.parametrize('seed', range(4))
 def test_no_light_on_black_counts_as_blank(tmp_path, seed):
     "UltraMNIST as a pyramid: tiny digits and large ones."
-    from patchgd_nb.ultramnist import digit_pool, draw_image, plan_image
+    from patchgd_nb.datasets.ultramnist import digit_pool, draw_image, plan_image
     pool = digit_pool('train', 'scikit-learn')
     light = draw_image(pool, plan_image(pool, seed, 'train', seed, 2048, 0, 27), 2048)
     write_pyramid(tmp_path / 'x.tiff', np.repeat(light[..., None], 3, 2), quality=90)

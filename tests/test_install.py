@@ -7,8 +7,9 @@ TOP = Path(__file__).resolve().parent.parent
 
 TRAIN_ONE_BATCH = '''
 import importlib, pkgutil, torch, patchgd_nb
-for m in pkgutil.iter_modules(patchgd_nb.__path__):
-    if m.name != '_modidx': importlib.import_module(f'patchgd_nb.{m.name}')
+modules = [m.name for m in pkgutil.walk_packages(patchgd_nb.__path__, 'patchgd_nb.') if not m.name.endswith('_modidx')]
+assert len(modules) >= 40, modules
+for m in modules: importlib.import_module(m)
 from patchgd_nb.patches import PatchGrid; from patchgd_nb.sampler import CoverSampler
 from patchgd_nb.model import PatchModel; from patchgd_nb.strategy import PatchGD
 model = PatchModel('test_resnet', PatchGrid(128, 64), n_classes=6, latent_dim=16)

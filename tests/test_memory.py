@@ -2,7 +2,8 @@
 import math
 import pytest, torch
 from torch import nn
-from patchgd_nb.memory import LiveBytes, forward_bytes, in_bytes, inner_step_bytes, largest_image, plan, saved_for_backward, step_bytes
+from patchgd_nb.memory import LiveBytes, forward_bytes, inner_step_bytes, largest_image, plan, saved_for_backward, step_bytes
+from patchgd_nb.base.units import parse_bytes
 from patchgd_nb.model import PatchModel, WholeModel
 from patchgd_nb.patches import PatchGrid
 from patchgd_nb.sampler import CoverSampler
@@ -116,9 +117,9 @@ def test_a_real_step_on_16384_pixels_takes_what_one_on_2048_takes_but_for_z_and_
 
 
 @pytest.mark.parametrize('budget,bytes', [('16GB', 2**34), ('1.5 GB', 3 * 2**29), ('900MiB', 900 * 2**20), (12345, 12345)])
-def test_amounts_of_memory(budget, bytes): assert in_bytes(budget) == bytes
+def test_amounts_of_memory(budget, bytes): assert parse_bytes(budget) == bytes
 
 
 @pytest.mark.parametrize('budget', ['', 'much', '16', -1, 0, '16 PB', None])
 def test_amounts_that_are_none(budget):
-    with pytest.raises(ValueError, match="like '16GB'"): in_bytes(budget)
+    with pytest.raises(ValueError, match="like '16GB'"): parse_bytes(budget)

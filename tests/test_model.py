@@ -99,7 +99,7 @@ def test_blank_patches_hold_one_latent_in_training_and_evaluation():
     assert torch.equal(model(images, content), model(changed, content))
 
 
-@pytest.mark.parametrize('mode, moves', [('eval', False), ('running', False), ('batch', False), ('train', True)])
+@pytest.mark.parametrize('mode, moves', [('eval', False), ('frozen_stats', False), ('batch_stats', False), ('train', True)])
 def test_what_filling_does_to_batchnorm_is_a_named_choice(mode, moves):
     model = PatchModel('test_resnet', PatchGrid(128, 64), n_classes=6, latent_dim=8).train()
     before = {k: v.clone() for k, v in model.state_dict().items()}

@@ -5,15 +5,16 @@ from pathlib import Path
 import numpy as np, pandas as pd, psutil, pytest, torch
 from PIL import Image
 from torch import nn
-from patchgd_nb.checkpoint import Checkpoints
-from patchgd_nb.dashboard import PatchGDDashboard
+from patchgd_nb.training.checkpoint import Checkpoints
+from patchgd_nb.dashboard.live import PatchGDDashboard
 from patchgd_nb.model import PatchModel
 from patchgd_nb.patches import PatchGrid
 from patchgd_nb.sampler import CoverSampler
-from patchgd_nb.slides import Slides, loader
+from patchgd_nb.images.slides import SlideDataset, make_loader
 from patchgd_nb.strategy import PatchGD
-from patchgd_nb.trace import Trace
-from patchgd_nb.trainer import Callback, Trainer
+from patchgd_nb.training.trace import Trace
+from patchgd_nb.training.callback import Callback
+from patchgd_nb.trainer import Trainer
 
 ctx = multiprocessing.get_context('forkserver')   # one process that has imported torch and nothing more, from which runs are forked
 ctx.set_forkserver_preload(['patchgd_nb.trainer', 'patchgd_nb.slides'])
@@ -32,7 +33,7 @@ class Slow(Callback):
     def on_inner(self, trainer, j, loss, cells, Z): time.sleep(.002)
 
 
-def trainer_of(rows, folder, workers=0, epochs=3, seed=0, batch_size=4, slides=Slides, callbacks=(), **kwargs):
+def trainer_of(rows, folder, workers=0, epochs=3, seed=0, batch_size=4, slides=SlideDataset, callbacks=(), **kwargs):
     torch.set_num_threads(1)
     torch.manual_seed(seed)
     grid = PatchGrid(32, 8)
@@ -40,7 +41,7 @@ def trainer_of(rows, folder, workers=0, epochs=3, seed=0, batch_size=4, slides=S
     model = PatchModel(backbone, grid, 4, 8, 'smaller')
     train, valid = slides(rows, grid, augment=True), slides(rows, grid)
     torch.manual_seed(seed)
-    return Trainer(model, PatchGD(CoverSampler(1/4)), loader(train, batch_size, True, workers), loader(valid, 8), lr=1e-2, epochs=epochs,
+    return Trainer(model, PatchGD(CoverSampler(1/4)), make_loader(train, batch_size, True, workers), make_loader(valid, 8), lr=1e-2, epochs=epochs,
                    device='cpu', callbacks=callbacks, checkpoint=folder, progress=False, **{'save_minutes': 0} | kwargs)
 
 
@@ -198,7 +199,7 @@ def test_a_disk_that_fills_up_costs_checkpoints_not_the_run(tmp_path, monkeypatc
     assert not list((tmp_path / 'run').glob('*.part'))
 
 
-class Deadly(Slides):
+class Deadly(SlideDataset):
     "The reader of one file crashes the process that reads it."
     def pixels(self, i): return os.kill(os.getpid(), signal.SIGSEGV) if self.rows.image_id[i] == '5' else super().pixels(i)
 

@@ -3,8 +3,8 @@ import json, os, signal, subprocess, sys, time
 from pathlib import Path
 import shutil
 import numpy as np, pandas as pd, pytest, tifffile, torch
-from patchgd_nb.biopsy import INK, PATTERNS, SPREAD, draw_biopsy, glands, spread
-from patchgd_nb.panda import COLUMNS, SCORES, cut_regions, make_mini_panda, odd_pair, plan_cohort, prepare_panda, read_panda, split_folds
+from patchgd_nb.datasets.biopsy import INK, PATTERNS, SPREAD, draw_biopsy, glands, spread
+from patchgd_nb.datasets.panda import COLUMNS, SCORES, cut_regions, make_mini_panda, odd_pair, plan_cohort, prepare_panda, read_panda, split_folds
 from patchgd_nb.patches import PatchGrid
 
 TOP = Path(__file__).resolve().parent.parent
@@ -139,7 +139,7 @@ def test_impossible_folds_are_refused(cohort, fold, folds):
 
 
 def test_regions_of_a_slide(tmp_path):
-    from patchgd_nb.images import write_pyramid
+    from patchgd_nb.images.readers import write_pyramid
     write_pyramid(tmp_path / 'large.tiff', draw_biopsy(3, 3, 4, size=2048).pixels)
     folder = cut_regions(tmp_path / 'large.tiff', tmp_path / 'regions', n=12, size=400)
     rows = pd.read_csv(folder / 'train.csv')

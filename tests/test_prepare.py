@@ -3,11 +3,11 @@ import json, subprocess, sys
 from pathlib import Path
 import numpy as np, pandas as pd, pytest
 from PIL import Image
-from patchgd_nb.biopsy import draw_biopsy
-from patchgd_nb.images import write_pyramid
+from patchgd_nb.datasets.biopsy import draw_biopsy
+from patchgd_nb.images.readers import write_pyramid
 from patchgd_nb.patches import PatchGrid
-from patchgd_nb.prepare import look_through, prepare_folder, prepare_tcga, read_images, same_files
-from patchgd_nb.slides import Slides, loader
+from patchgd_nb.images.prepare import inspect_files, prepare_folder, prepare_tcga, read_images, find_duplicates
+from patchgd_nb.images.slides import SlideDataset, make_loader
 
 TOP = Path(__file__).resolve().parent.parent
 pytestmark = pytest.mark.filterwarnings('ignore:The least populated class')
@@ -58,8 +58,8 @@ def test_folders_of_photographs(tmp_path):
     bad = pd.read_csv(tmp_path / 'out/problems.csv').set_index('image_id').problem
     assert 'cannot be decoded' in bad['train/cat/cut.JPEG'] and 'same file' in bad['train/cat/twin.JPEG'] and 'training does not have' in bad['val/cow/0.JPEG'] and len(bad) == 3
     rows = read_images(tmp_path / 'out/images.csv', data)
-    train = Slides(rows[rows.split == 'train'].reset_index(drop=True), PatchGrid(80, 20), background='black', blank=None)
-    batch = next(iter(loader(train, 8)))
+    train = SlideDataset(rows[rows.split == 'train'].reset_index(drop=True), PatchGrid(80, 20), background='black', blank=None)
+    batch = next(iter(make_loader(train, 8)))
     assert sorted(batch[1].tolist()) == [0] * 4 + [1] * 4 and batch[2].sum(1).tolist() == [16.] * 8      # rows 0 to 3 hold a photograph of 60 to 63
     assert (batch[0][0][:, :10] == 0).all() and batch[0][0][:, 10:70].float().std() > 50
 
@@ -75,14 +75,14 @@ def test_paths_that_lead_out(tmp_path, path):
 
 def test_a_file_that_changed_is_looked_at_again(tmp_path):
     slide(tmp_path / 'a.tiff', 0)
-    assert not look_through([tmp_path / 'a.tiff'], tmp_path, workers=1, progress=False)[str(tmp_path / 'a.tiff')]['error']
+    assert not inspect_files([tmp_path / 'a.tiff'], tmp_path, workers=1, progress=False)[str(tmp_path / 'a.tiff')]['error']
     (tmp_path / 'a.tiff').write_bytes((tmp_path / 'a.tiff').read_bytes()[:500])
-    assert 'a.tiff' in look_through([tmp_path / 'a.tiff'], tmp_path, workers=1, progress=False)[str(tmp_path / 'a.tiff')]['error']
+    assert 'a.tiff' in inspect_files([tmp_path / 'a.tiff'], tmp_path, workers=1, progress=False)[str(tmp_path / 'a.tiff')]['error']
 
 
 def test_doubles_are_found_among_many(tmp_path):
     for i in range(9): (tmp_path / f'{i}').write_bytes(bytes([i // 2]) * 100)
-    assert {p.name: q.name for p, q in same_files(sorted(tmp_path.iterdir())).items()} == {'1': '0', '3': '2', '5': '4', '7': '6'}
+    assert {p.name: q.name for p, q in find_duplicates(sorted(tmp_path.iterdir())).items()} == {'1': '0', '3': '2', '5': '4', '7': '6'}
 
 
 @pytest.mark.parametrize('labels, says', [('id,label\na,x\na,y', 'more than once'), ('name,label\na,x', "no column 'id'"), ('', 'cannot be read')])

@@ -4,7 +4,7 @@ import pytest, torch
 from hypothesis import example, given, settings, strategies as st
 from torch import nn
 from patchgd_nb.head import SIZES, make_head
-from patchgd_nb.images import ArrayImage
+from patchgd_nb.images.readers import ArrayImage
 from patchgd_nb.memory import saved_for_backward
 from patchgd_nb.model import PatchModel, module_mode
 from patchgd_nb.patches import PatchGrid
@@ -93,7 +93,7 @@ def test_exact_patchgd_is_gradient_descent_for_any_chunk(case, chunk):
 @given(cases(norm=True, heads=('smaller',)), st.integers(1, 70))
 def test_that_holds_with_batchnorm_on_its_running_statistics(case, chunk):
     model = case[0]
-    with module_mode(model.backbone, 'running'): full, _ = gradient(GradientDescent(), *case)
+    with module_mode(model.backbone, 'frozen_stats'): full, _ = gradient(GradientDescent(), *case)
     before = {k: v.clone() for k, v in model.state_dict().items()}
     assert difference(full, gradient(ExactPatchGD(chunk), *case)[0]) < 1e-10
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())

@@ -48,19 +48,7 @@ def test_committed_notebook(path):
     assert not [o for o in outputs if 'application/vnd.jupyter.widget-view+json' in o.get('data', {})] or 'widgets' in nb['metadata']
     assert nb['metadata']['kernelspec']['name'] == 'python3'
     assert str(Path.home()) + '/' not in path.read_text() and str(TOP) not in path.read_text()
-    assert path.stat().st_size < (150_000 if path.stem[0].isdigit() else 1_000_000)
-
-
-def test_rooms_import_only_from_floors_below():
-    floors = [{'patches', 'head', 'trace', 'biopsy', 'untrusted', 'experiment', 'checkpoint', 'order', 'callback'}, {'sampler', 'zblock', 'images', 'account', 'command'}, {'canvas', 'memory', 'doctor'}, {'slides'}, {'prepare'},
-              {'model', 'panda', 'ultramnist', 'signals'}, {'strategy'}, {'trainer', 'controls', 'gauges'}, {'watch'}, {'view'}, {'dashboard', 'slide_page'}, {'slide_explorer'}, {'explorers'}]
-    floor = {room: i for i, rooms in enumerate(floors) for room in rooms}
-    modules = [p for p in (TOP / 'patchgd_nb').glob('*.py') if p.stem[0] != '_']
-    assert {p.stem for p in modules} == set(floor)
-    assert 'from .' in (TOP / 'patchgd_nb/dashboard.py').read_text()      # imports look as the pattern expects
-    for p in modules:
-        used = set(re.findall(r'(?m)^from (?:patchgd_nb)?\.(\w+) import', p.read_text()))
-        assert all(floor[u] < floor[p.stem] for u in used), (p.stem, used)
+    assert path.stat().st_size < (1_000_000 if path.parent.name == 'studies' or path.stem.startswith('train_') else 150_000)
 
 
 # --- inputs are not trusted
@@ -90,7 +78,7 @@ def test_what_could_run_is_found(code): assert unsafe(code)
 def test_nothing_loads_pickles():
     "In no module, script or notebook; figures that run while a file is read are no figures."
     for code in ('np.load(f, allow_pickle=False)', 'torch.load(f, weights_only=True)', 'json.load(f)', 'Trace.load(f)', 'pickle.loads(pickle.dumps(image))'): assert not unsafe(code)
-    sources = {p: p.read_text() for folder in ('patchgd_nb', 'data_scripts', '.ci') for p in (TOP / folder).glob('*.py')}
+    sources = {p: p.read_text() for folder in ('patchgd_nb', 'data_scripts', '.ci') for p in (TOP / folder).rglob('*.py')}
     for p in NOTEBOOKS:
         cells = [c for c in json.loads(p.read_text())['cells'] if c['cell_type'] == 'code']
         sources.update({f'{p.name}, cell {c["id"]}': ''.join(c['source']) for c in cells if not ''.join(c['source']).startswith(('%%bash', '%%sh', '%%html', '%%javascript'))})
@@ -110,7 +98,7 @@ def open_doors(text):
 
 def test_servers_listen_to_this_machine_and_ask_for_a_token():
     for line in ('jupyter lab --ip=0.0.0.0 x.ipynb', 'jupyter lab x.ipynb', "jupyter lab --ip=127.0.0.1 --IdentityProvider.token='' x.ipynb", 'voila x.ipynb --Voila.ip=127.0.0.1', 'jupyter notebook --ip=127.0.0.1 --ServerApp.password='): assert open_doors(line)[0], line
-    texts = {p: p.read_text() for p in (TOP / 'Makefile', TOP / 'README.md', TOP / 'CONTRIBUTING.md', *(TOP / '.ci').iterdir(), *(TOP / 'patchgd_nb').glob('*.py'), *(TOP / 'data_scripts').glob('*.py'), *[p for p in (TOP / 'tests').glob('*.py') if p.name != Path(__file__).name]) if p.is_file()}
+    texts = {p: p.read_text() for p in (TOP / 'Makefile', TOP / 'README.md', TOP / 'CONTRIBUTING.md', *(TOP / '.ci').iterdir(), *(TOP / 'patchgd_nb').rglob('*.py'), *(TOP / 'data_scripts').glob('*.py'), *[p for p in (TOP / 'tests').glob('*.py') if p.name != Path(__file__).name]) if p.is_file()}
     for p in NOTEBOOKS: texts[p] = '\n'.join(''.join(c['source']) for c in json.loads(p.read_text())['cells'])
     found = {p: open_doors(t) for p, t in texts.items()}
     assert {p.name for p, (_, started) in found.items() if started} >= {'Makefile', 'lab.py'}   # the pattern finds those that are known

@@ -2,7 +2,7 @@
 import json, subprocess, sys
 from pathlib import Path
 import numpy as np, pytest
-from patchgd_nb.signals import CHANNELS, make_signals, read_har
+from patchgd_nb.datasets.har import CHANNELS, make_signals, read_har
 
 TOP = Path(__file__).resolve().parent.parent
 

@@ -5,13 +5,13 @@ from pathlib import Path
 import nbformat, numpy as np, pytest, torch
 from PIL import Image
 from torch import nn
-from patchgd_nb import images
-from patchgd_nb.biopsy import draw_biopsy
-from patchgd_nb.images import ArrayImage, open_image, write_pyramid
+from patchgd_nb.images import readers
+from patchgd_nb.datasets.biopsy import draw_biopsy
+from patchgd_nb.images.readers import ArrayImage, open_image, write_pyramid
 from patchgd_nb.model import PatchModel
 from patchgd_nb.patches import PatchGrid
-from patchgd_nb.slide_explorer import SlideExplorer
-from patchgd_nb.slide_page import MOST, read_view
+from patchgd_nb.dashboard.slide import SlideExplorer
+from patchgd_nb.dashboard.slide_view import MOST, read_view
 
 
 @pytest.fixture(scope='module')
@@ -96,7 +96,7 @@ def test_a_slide_that_is_gone_is_said(tmp_path, slide):
     path.write_bytes(slide.read_bytes())
     e = SlideExplorer(model(), path)
     path.unlink()
-    images._tile.cache_clear()
+    readers._tile.cache_clear()
     e.page.window = [500., 500., 50., 50., 400]
     assert 'cannot be read' in e.page.place
     e.page.place, e.page.chosen = '', 135
@@ -122,7 +122,7 @@ from patchgd_nb.model import PatchModel
 from patchgd_nb.patches import PatchGrid
 torch.manual_seed(0)
 model = PatchModel('test_resnet', PatchGrid({size}, {patch}), n_classes=3, latent_dim=32, head='smaller')'''
-    two = f"from patchgd_nb.explorers import SlideExplorer\nex = SlideExplorer(model, {str(path)!r}); ex"
+    two = f"from patchgd_nb.dashboard.slide import SlideExplorer\nex = SlideExplorer(model, {str(path)!r}); ex"
     kernel = {'kernelspec': {'display_name': 'python3', 'language': 'python', 'name': 'python3'}}
     nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in (code, two, SPY)], metadata=kernel), lab.root / 'slide.ipynb')
     lab.open(page, 'slide.ipynb')

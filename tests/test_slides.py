@@ -5,14 +5,14 @@ import numpy as np, pandas as pd, pytest, tifffile, torch
 from hypothesis import given, settings, strategies as st
 from PIL import Image
 from torch import nn
-from patchgd_nb.biopsy import draw_biopsy
-from patchgd_nb.canvas import Canvas
-from patchgd_nb.images import ArrayImage, write_pyramid
+from patchgd_nb.datasets.biopsy import draw_biopsy
+from patchgd_nb.images.canvas import Canvas
+from patchgd_nb.images.readers import ArrayImage, write_pyramid
 from patchgd_nb.model import PatchModel
-from patchgd_nb.panda import read_panda
+from patchgd_nb.datasets.panda import read_panda
 from patchgd_nb.patches import PatchGrid
 from patchgd_nb.sampler import CoverSampler
-from patchgd_nb.slides import BadList, Shrunk, Slides, Turned, batch_of, loader, plain_name, read_table, turn
+from patchgd_nb.images.slides import BadImageLog, ResizedDataset, SlideDataset, DihedralView, collate, make_loader, is_plain_name, read_table, apply_dihedral
 from patchgd_nb.strategy import ExactPatchGD, PatchGD
 from patchgd_nb.trainer import Trainer
 
@@ -22,12 +22,12 @@ def test_an_unreadable_slide_stops_before_training(cohort, tmp_path, data):
     rows = read_panda(cohort)
     (tmp_path / 'bad.tiff').write_bytes(data)
     rows.loc[3, 'path'] = tmp_path / 'bad.tiff'
-    with pytest.raises(ValueError, match='bad.tiff'): Slides(rows, PatchGrid(1024, 64))
+    with pytest.raises(ValueError, match='bad.tiff'): SlideDataset(rows, PatchGrid(1024, 64))
 
 
 def test_items_are_the_canvas_where_there_is_content(cohort):
     rows, grid = read_panda(cohort).iloc[:4], PatchGrid(1024, 64)
-    slides = Slides(rows, grid)
+    slides = SlideDataset(rows, grid)
     for i in range(4):
         image, grade, content, name, how = slides[i]
         canvas = torch.from_numpy(slides.canvases[i].read(0, 0, 1024, 1024)).permute(2, 0, 1)
@@ -38,7 +38,7 @@ def test_items_are_the_canvas_where_there_is_content(cohort):
 
 
 def test_content_turns_with_its_image(cohort):
-    grid, slides = PatchGrid(1024, 64), Slides(read_panda(cohort).iloc[:2], PatchGrid(1024, 64), augment=True)
+    grid, slides = PatchGrid(1024, 64), SlideDataset(read_panda(cohort).iloc[:2], PatchGrid(1024, 64), augment=True)
     turned = set()
     for _ in range(24):
         image, _, content, *_ = slides[0]
@@ -50,12 +50,12 @@ def test_content_turns_with_its_image(cohort):
 
 def test_a_square_has_eight_ways_to_lie():
     picture = torch.arange(16).reshape(1, 4, 4)
-    assert len({tuple(turn(h, picture)[0].flatten().tolist()) for h in range(8)}) == 8
+    assert len({tuple(apply_dihedral(h, picture)[0].flatten().tolist()) for h in range(8)}) == 8
 
 
 def test_shrunk_slides_are_means_by_area(cohort):
-    slides = Slides(read_panda(cohort).iloc[:2], PatchGrid(1024, 64))
-    image, grade, content, name, how = Shrunk(slides, 128)[1]
+    slides = SlideDataset(read_panda(cohort).iloc[:2], PatchGrid(1024, 64))
+    image, grade, content, name, how = ResizedDataset(slides, 128)[1]
     expected = torch.from_numpy(slides.pixels(1)).float().reshape(128, 8, 128, 8, 3).mean((1, 3)).permute(2, 0, 1)
     assert (image.float() - expected).abs().max() <= .51 and grade == slides.rows.isup_grade[1]
 
@@ -65,8 +65,8 @@ def test_shrunk_slides_are_means_by_area(cohort):
 def test_a_window_of_a_turned_canvas(how, r, c, h, w):
     pixels = np.random.default_rng(0).integers(0, 256, (64, 50, 3), dtype=np.uint8)
     canvas = Canvas(ArrayImage(pixels), 64)
-    whole = turn(how, torch.from_numpy(canvas.read(0, 0, 64, 64)).movedim(-1, 0))[0].movedim(0, -1).numpy()
-    assert np.array_equal(Turned(canvas, how).read(r, c, h, w), ArrayImage(np.ascontiguousarray(whole)).read(r, c, h, w))
+    whole = apply_dihedral(how, torch.from_numpy(canvas.read(0, 0, 64, 64)).movedim(-1, 0))[0].movedim(0, -1).numpy()
+    assert np.array_equal(DihedralView(canvas, how).read(r, c, h, w), ArrayImage(np.ascontiguousarray(whole)).read(r, c, h, w))
 
 
 def tiny(grid): return PatchModel(nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(48, 8)), grid, 6, 8, 'smaller')
@@ -79,7 +79,7 @@ def test_training_from_the_file_is_training_from_memory(cohort, strategy):
     for lazy, workers in ((False, 0), (True, 0), (True, 2)):
         torch.manual_seed(1)
         model = tiny(grid)
-        Trainer(model, strategy(), loader(Slides(rows, grid, lazy=lazy), 2, True, workers), epochs=1, device='cpu', progress=False).fit()
+        Trainer(model, strategy(), make_loader(SlideDataset(rows, grid, lazy=lazy), 2, True, workers), epochs=1, device='cpu', progress=False).fit()
         weights.append(torch.cat([p.flatten() for p in model.parameters()]))
     assert torch.equal(weights[0], weights[1]) and torch.equal(weights[0], weights[2])
 
@@ -88,7 +88,7 @@ BAD_NAMES = ['../../etc/passwd', '/etc/passwd', '..', '', '.hidden', 'a/b', 'a b
 
 
 @pytest.mark.parametrize('name', BAD_NAMES)
-def test_names_that_leave_their_folder(name): assert not plain_name(name)
+def test_names_that_leave_their_folder(name): assert not is_plain_name(name)
 
 
 def table(folder, paths): return pd.DataFrame([(p.stem, p, i % 2) for i, p in enumerate(paths)], columns=['image_id', 'path', 'label'])
@@ -118,12 +118,12 @@ def mixed(tmp_path):
 @pytest.mark.parametrize('workers', [0, 2])
 def test_bad_images_are_quarantined(mixed, tmp_path, lazy, workers):
     grid, names = PatchGrid(512, 64), []
-    slides = Slides(mixed, grid, lazy=lazy, on_bad='skip', bad_list=tmp_path / 'list/bad.csv')
-    run = Trainer(tiny(grid), PatchGD(CoverSampler(1 / 2)), loader(slides, 2, workers=workers), loader(slides, 3), epochs=2, device='cpu', progress=False).fit()
+    slides = SlideDataset(mixed, grid, lazy=lazy, on_bad='skip', bad_list=tmp_path / 'list/bad.csv')
+    run = Trainer(tiny(grid), PatchGD(CoverSampler(1 / 2)), make_loader(slides, 2, workers=workers), make_loader(slides, 3), epochs=2, device='cpu', progress=False).fit()
     listed = pd.read_csv(tmp_path / 'list/bad.csv', header=None)
     assert sorted(listed[0]) == ['bomb', 'cut', 'empty', 'tile'] and run.epoch == 2
     assert all(name in why and '\n' not in why for name, why in zip(listed[0], listed[1]))
-    assert {n for b in loader(slides, 1) if b for n in b[3]} == {'good0', 'good1', 'good2', 'good3'}
+    assert {n for b in make_loader(slides, 1) if b for n in b[3]} == {'good0', 'good1', 'good2', 'good3'}
 
 
 @pytest.mark.parametrize('name', ['empty', 'cut', 'bomb', 'tile'])
@@ -131,7 +131,7 @@ def test_bad_images_are_quarantined(mixed, tmp_path, lazy, workers):
 def test_bad_images_stop_a_run_by_default(mixed, name, lazy):
     grid = PatchGrid(512, 64)
     with pytest.raises(ValueError, match=name) as e:
-        for batch in loader(Slides(mixed[mixed.image_id == name].reset_index(drop=True), grid, lazy=lazy), 1): grid.extract(batch[0], range(64))
+        for batch in make_loader(SlideDataset(mixed[mixed.image_id == name].reset_index(drop=True), grid, lazy=lazy), 1): grid.extract(batch[0], range(64))
     assert '\n' not in str(e.value)
 
 
@@ -139,43 +139,43 @@ def test_bad_images_stop_a_run_by_default(mixed, name, lazy):
 def test_a_file_that_vanishes_between_epochs(tmp_path, lazy):
     for i in range(3): write_pyramid(tmp_path / f's{i}.tiff', draw_biopsy(i, 3, 4, size=512).pixels)
     rows, grid = table(tmp_path, sorted(tmp_path.glob('*.tiff'))), PatchGrid(512, 64)
-    strict, careful = Slides(rows, grid, lazy=lazy), Slides(rows, grid, lazy=lazy, on_bad='skip', bad_list=tmp_path / 'bad.csv')
+    strict, careful = SlideDataset(rows, grid, lazy=lazy), SlideDataset(rows, grid, lazy=lazy, on_bad='skip', bad_list=tmp_path / 'bad.csv')
     (tmp_path / 's1.tiff').unlink()
-    with pytest.raises((ValueError, FileNotFoundError), match='s1.tiff'): list(loader(strict, 1))
-    for _ in range(2): assert [n for b in loader(careful, 1) if b for n in b[3]] == ['s0', 's2']
+    with pytest.raises((ValueError, FileNotFoundError), match='s1.tiff'): list(make_loader(strict, 1))
+    for _ in range(2): assert [n for b in make_loader(careful, 1) if b for n in b[3]] == ['s0', 's2']
     assert pd.read_csv(tmp_path / 'bad.csv', header=None)[0].tolist() == ['s1']
 
 
 def test_no_image_left_is_said(tmp_path):
     (tmp_path / 'a.tiff').write_bytes(b'')
-    with pytest.raises(ValueError, match='no image is left'): Slides(table(tmp_path, [tmp_path / 'a.tiff']), PatchGrid(512, 64), on_bad='skip', bad_list=tmp_path / 'bad.csv')
+    with pytest.raises(ValueError, match='no image is left'): SlideDataset(table(tmp_path, [tmp_path / 'a.tiff']), PatchGrid(512, 64), on_bad='skip', bad_list=tmp_path / 'bad.csv')
 
 
-def report(args): BadList('skip', args[0])(f'n{args[1]}', ValueError('x, "y"\nz'))
+def report(args): BadImageLog('skip', args[0])(f'n{args[1]}', ValueError('x, "y"\nz'))
 
 
 def test_many_processes_write_one_list(tmp_path):
     with ProcessPoolExecutor(4) as pool: list(pool.map(report, [(tmp_path / 'bad.csv', i) for i in range(40)]))
-    assert BadList('skip', tmp_path / 'bad.csv').names() == {f'n{i}' for i in range(40)}
+    assert BadImageLog('skip', tmp_path / 'bad.csv').names() == {f'n{i}' for i in range(40)}
 
 
 def test_another_word_for_on_bad_is_refused():
-    with pytest.raises(ValueError, match='ignore'): BadList('ignore')
+    with pytest.raises(ValueError, match='ignore'): BadImageLog('ignore')
 
 
 def test_scales_are_refused_or_kept(tmp_path):
     write_pyramid(tmp_path / 'a.tiff', draw_biopsy(1, 3, 4, size=512).pixels, um_per_pixel=.5)
     rows = table(tmp_path, [tmp_path / 'a.tiff'])
-    slides = Slides(rows, PatchGrid(512, 64), um_per_pixel=1.)
+    slides = SlideDataset(rows, PatchGrid(512, 64), um_per_pixel=1.)
     assert max(slides.canvases[0].box[2:]) == 256
-    with pytest.raises(ValueError, match='a.tiff takes'): Slides(rows, PatchGrid(256, 64), um_per_pixel=.6)
-    with pytest.raises(ValueError, match='nothing finer'): Slides(rows, PatchGrid(1024, 64), um_per_pixel=.25)
+    with pytest.raises(ValueError, match='a.tiff takes'): SlideDataset(rows, PatchGrid(256, 64), um_per_pixel=.6)
+    with pytest.raises(ValueError, match='nothing finer'): SlideDataset(rows, PatchGrid(1024, 64), um_per_pixel=.25)
     Image.fromarray(draw_biopsy(1, 3, 4, size=512).pixels).save(tmp_path / 'b.png')
-    with pytest.raises(ValueError, match='b.png does not tell'): Slides(table(tmp_path, [tmp_path / 'b.png']), PatchGrid(512, 64), um_per_pixel=1.)
+    with pytest.raises(ValueError, match='b.png does not tell'): SlideDataset(table(tmp_path, [tmp_path / 'b.png']), PatchGrid(512, 64), um_per_pixel=1.)
 
 
 def test_batches_of_nothing():
-    assert batch_of([None, None]) is None
+    assert collate([None, None]) is None
 
 
 @pytest.mark.parametrize('data, says', [(b'', 'cannot be read'), (b'a\n1', 'no column'), (b'image_id,label\n', 'names no images'), (b'\0\xff' * 30, 't.csv'), (b'image_id,label\n"a,1', 't.csv')])

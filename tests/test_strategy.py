@@ -14,7 +14,7 @@ def model_of(name, size=128, patch=64, head='smaller'):
     return PatchModel(name, PatchGrid(size, patch), n_classes=4, latent_dim=8, head=head).double().train()
 
 
-def batch_of(model, n):
+def collate(model, n):
     g = torch.Generator().manual_seed(n)
     images = torch.randn(n, 3, *model.grid.image_size, dtype=torch.float64, generator=g)
     return images, torch.arange(n) % model.n_classes
@@ -38,16 +38,16 @@ def largest_difference(a, b): return max((a[k] - b[k]).abs().max().item() for k 
 def test_patchgd_with_all_patches_is_gradient_descent(name, n, sampler):
     "Invariant 1, BatchNorm in training mode; its running statistics agree as well."
     a, b = model_of(name), model_of(name)
-    full, _ = gradients(a, GradientDescent(), *batch_of(a, n))
-    ours, result = gradients(b, PatchGD(sampler(1.)), *batch_of(b, n))
+    full, _ = gradients(a, GradientDescent(), *collate(a, n))
+    ours, result = gradients(b, PatchGD(sampler(1.)), *collate(b, n))
     assert result.sampled.all() and largest_difference(full, ours) < 1e-10
     assert max((v - a.state_dict()[k]).abs().max().item() for k, v in b.state_dict().items()) < 1e-10
 
 
 def test_that_holds_with_blank_patches_too():
     a, content = model_of('test_resnet', 192), torch.rand(2, 9) > .5
-    full, _ = gradients(a, GradientDescent(), *batch_of(a, 2), content=content)
-    ours, _ = gradients(model_of('test_resnet', 192), PatchGD(CoverSampler(1.)), *batch_of(a, 2), content=content)
+    full, _ = gradients(a, GradientDescent(), *collate(a, 2), content=content)
+    ours, _ = gradients(model_of('test_resnet', 192), PatchGD(CoverSampler(1.)), *collate(a, 2), content=content)
     assert largest_difference(full, ours) < 1e-10
 
 
@@ -58,9 +58,9 @@ def test_exact_patchgd_is_exact_for_every_chunk(name, n):
     a = model_of(name, 192)
     for m in a.modules():
         if isinstance(m, BATCHNORM): m.eval()
-    full, _ = gradients(a, GradientDescent(), *batch_of(a, n))
+    full, _ = gradients(a, GradientDescent(), *collate(a, n))
     for chunk in (1, 2, 3, 4, 5, 8, 64):
-        ours, _ = gradients(model_of(name, 192), ExactPatchGD(chunk), *batch_of(a, n))
+        ours, _ = gradients(model_of(name, 192), ExactPatchGD(chunk), *collate(a, n))
         assert largest_difference(full, ours) < 1e-10, chunk
 
 
@@ -73,7 +73,7 @@ def dropping(patch=4):
 @pytest.mark.parametrize('chunk', [1, 2, 3, 5, 9])
 def test_exact_patchgd_replays_dropout(chunk):
     "Against autograd through the same chunks, drawing the same random numbers; the random state ends the same."
-    model, other, (images, labels) = dropping(), dropping(), batch_of(dropping(), 2)
+    model, other, (images, labels) = dropping(), dropping(), collate(dropping(), 2)
     torch.manual_seed(5)
     parts = model.cells(images).split(chunk * 2)
     latents = torch.cat([model.encode(model.grid.gather(images, p)) for p in parts])
@@ -116,7 +116,7 @@ def test_a_remainder_is_used_not_dropped():
     steps = []
     class Keep(torch.optim.SGD):
         def step(self, *a, **k): steps.append({n: p.grad.clone() for n, p in model.named_parameters()})
-    batch = batch_of(model, 1)
+    batch = collate(model, 1)
     result = PatchGD(CoverSampler(1/5), accumulate=4).step(model, *batch, Keep(model.parameters(), lr=0.))
     assert len(result.losses) == 5 and len(steps) == 2
     grads = []
@@ -135,7 +135,7 @@ def test_filling_leaves_batchnorm_alone_by_default():
     "Only patches that carry gradient move the running statistics."
     model = model_of('test_resnet', 192)
     count = [k for k in model.state_dict() if k.endswith('num_batches_tracked')]
-    batch = batch_of(model, 2)
+    batch = collate(model, 2)
     gradients(model, PatchGD(CoverSampler(1/3)), *batch)
     assert {int(model.state_dict()[k]) for k in count} == {3}
     gradients(model, PatchGD(CoverSampler(1/3), fill_mode='train', chunk=9), *batch)
@@ -148,7 +148,7 @@ def test_all_blank_images_and_batches_train_the_head(strategy, blank):
     model = model_of('test_resnet')
     content = torch.ones(2, 4)
     content[blank] = 0
-    grads, result = gradients(model, strategy, *batch_of(model, 2), content=content)
+    grads, result = gradients(model, strategy, *collate(model, 2), content=content)
     assert result.optimizer_steps == 1 and grads['head.classify.weight'].abs().sum() > 0
     if len(blank) == 2: assert sum(g.abs().sum() for k, g in grads.items() if k.startswith('backbone')) == 0
 

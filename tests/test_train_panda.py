@@ -2,11 +2,11 @@
 import json, shutil, subprocess, sys, time
 from pathlib import Path
 import pytest, torch
-from patchgd_nb.canvas import Canvas, content_share
-from patchgd_nb.checkpoint import Checkpoints
-from patchgd_nb.images import open_image
+from patchgd_nb.images.canvas import Canvas, content_share
+from patchgd_nb.training.checkpoint import Checkpoints
+from patchgd_nb.images.readers import open_image
 from patchgd_nb.model import PatchModel
-from patchgd_nb.panda import read_panda
+from patchgd_nb.datasets.panda import read_panda
 from patchgd_nb.patches import PatchGrid
 
 TOP = Path(__file__).resolve().parent.parent

@@ -5,14 +5,15 @@ from hypothesis import given, strategies as st
 from sklearn.metrics import accuracy_score, cohen_kappa_score
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
-from patchgd_nb.checkpoint import Checkpoints
+from patchgd_nb.training.checkpoint import Checkpoints
 from patchgd_nb.model import PatchModel, WholeModel
-from patchgd_nb.order import Loader
+from patchgd_nb.training.loader import Loader
 from patchgd_nb.patches import PatchGrid
 from patchgd_nb.sampler import CoverSampler, UniformSampler
 from patchgd_nb.strategy import ExactPatchGD, GradientDescent, PatchGD
-from patchgd_nb.trace import Trace
-from patchgd_nb.trainer import Callback, Trainer, warm_then_linear
+from patchgd_nb.training.trace import Trace
+from patchgd_nb.training.callback import Callback
+from patchgd_nb.trainer import Trainer, linear_warmup_decay
 
 STRATEGIES = [PatchGD(CoverSampler(1/4), accumulate=3), PatchGD(UniformSampler(1/2)), GradientDescent(), ExactPatchGD(1)]
 
@@ -199,7 +200,7 @@ def test_constant_answers_have_a_kappa_of_zero():
 
 @given(st.floats(0, 1), st.floats(.001, .9))
 def test_schedule_rises_then_falls(progress, warmup):
-    rate = warm_then_linear(progress, warmup)
+    rate = linear_warmup_decay(progress, warmup)
     assert 0 <= rate <= 1
     assert rate == pytest.approx(max(progress / warmup, .01) if progress < warmup else (1 - progress) / (1 - warmup))
 

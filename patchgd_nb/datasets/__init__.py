@@ -1,0 +1,1 @@
+"The data sets: made, read and checked."

@@ -1,0 +1,1 @@
+"Experiments: their parameters, their record, the command."

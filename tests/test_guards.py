@@ -1,0 +1,144 @@
+"How the code is written: whole classes, lines that fit, imports that only look down. Everything is read as a syntax tree."
+import ast, inspect, json, re, subprocess, sys
+from functools import lru_cache
+from importlib import import_module
+from pathlib import Path
+import pytest
+
+TOP = Path(__file__).resolve().parent.parent
+PACKAGE = TOP / 'patchgd_nb'
+WIDTH, CLASS_LINES = 120, 90
+MODULES = sorted(p for p in PACKAGE.rglob('*.py') if p.name not in ('_modidx.py', '__init__.py'))
+NOTEBOOKS = sorted(p for p in (TOP / 'nbs').rglob('*.ipynb') if '.ipynb_checkpoints' not in p.parts)
+LESSONS = [p for p in NOTEBOOKS if re.match(r'\d\d_', p.name) and p.parent.name == 'nbs']
+WINGS_BELOW, WINGS_ABOVE = ['base', 'training', 'images', 'datasets'], ['dashboard', 'experiment']   # the lessons stand between them
+
+
+def dotted(path): return '.'.join(path.relative_to(TOP).with_suffix('').parts)
+
+@lru_cache
+def code_cells(path):
+    "Source of a notebook's code cells, magics made harmless."
+    cells = [''.join(c['source']) for c in json.loads(path.read_text())['cells'] if c['cell_type'] == 'code']
+    return [re.sub(r'(?m)^(\s*)[%!].*$', r'\1pass', s) for s in cells if not s.startswith('%%')]
+
+def rank(module):
+    "Where a module stands: wings below, the lessons in the order of their numbers, wings above."
+    parts = module.split('.')
+    if parts[1] in WINGS_BELOW: return WINGS_BELOW.index(parts[1])
+    lessons = [p.stem[3:] for p in LESSONS]
+    if parts[1] in lessons: return len(WINGS_BELOW) + lessons.index(parts[1])
+    return len(WINGS_BELOW) + len(lessons) + WINGS_ABOVE.index(parts[1])
+
+def imported(tree, module):
+    "Modules of the package that a syntax tree imports, at any depth, relative or not."
+    out, package = set(), module.split('.')[:-1]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import): names = [a.name for a in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ''
+            if node.level: base = '.'.join(package[:len(package) - node.level + 1] + ([base] if base else []))
+            names = [base, *(f'{base}.{a.name}' for a in node.names)]
+        else: continue
+        out |= {n for n in names if (PACKAGE.parent / n.replace('.', '/')).with_suffix('.py').is_file()}
+    return {n for n in out if n.startswith('patchgd_nb.')}
+
+GRAPH = {dotted(p): imported(ast.parse(p.read_text()), dotted(p)) for p in MODULES}
+
+
+def test_the_guards_read_what_there_is():
+    assert len(MODULES) >= 35 and len(LESSONS) == 8 and len(NOTEBOOKS) >= 45
+    assert 'patchgd_nb.base.files' in GRAPH['patchgd_nb.images.readers'] and 'patchgd_nb.zblock' in GRAPH['patchgd_nb.strategy']
+    assert imported(ast.parse('def f():\n    from ..memory import plan'), 'patchgd_nb.experiment.parameters') == {'patchgd_nb.memory'}
+
+def test_numbers_are_reading_order():
+    assert [int(p.name[:2]) for p in LESSONS] == list(range(8))
+    assert all(f'#| default_exp {p.stem[3:]}' in code_cells(p) for p in LESSONS)
+
+@pytest.mark.parametrize('module', GRAPH)
+def test_modules_import_only_from_below(module):
+    for used in GRAPH[module]: assert rank(used) < rank(module) or module.split('.')[:-1] == used.split('.')[:-1] != ['patchgd_nb'], f'{module} imports {used}'
+
+def test_no_circles():
+    left = {m: set(used) for m, used in GRAPH.items()}
+    while left:
+        free = [m for m, used in left.items() if not used & left.keys()]
+        assert free, f'these import each other: {sorted(left)}'
+        for m in free: del left[m]
+
+LATER = {'05_strategy': {'patchgd_nb.memory'}}   # to be moved: may only shrink
+
+@pytest.mark.parametrize('path', LESSONS, ids=lambda p: p.stem)
+def test_a_lesson_meets_no_later_one(path):
+    "In demonstrations, too: wings below and earlier lessons only."
+    own = f'patchgd_nb.{path.stem[3:]}'
+    used = set().union(*(imported(ast.parse(s), 'patchgd_nb.x') for s in code_cells(path)))
+    names = {a.name for s in code_cells(path) for n in ast.walk(ast.parse(s)) if isinstance(n, ast.ImportFrom) and n.module == 'patchgd_nb' for a in n.names}
+    assert not names, f'{path.name} imports {names} from the package: say the module'
+    assert not {u for u in used if rank(u) >= rank(own)} - LATER.get(path.stem, set())
+
+def hung(tree):
+    "Functions hung onto a class after the fact: `Class.name = function`."
+    assigned = [t for n in tree.body if isinstance(n, ast.Assign) for t in ast.walk(n) if isinstance(t, ast.Attribute) and isinstance(t.ctx, ast.Store)]
+    return [ast.unparse(t) for t in assigned if isinstance(t.value, ast.Name) and t.value.id[:1].isupper()]
+
+def test_classes_are_whole():
+    assert hung(ast.parse('class A: pass\ndef _f(self): pass\nA.f, A.g = _f, property(_f)')) == ['A.f', 'A.g']
+    assert not {dotted(p): found for p in MODULES if (found := hung(ast.parse(p.read_text())))}
+
+def body_lines(node, lines):
+    "Lines of a class, documented signatures, blank lines and docstrings not counted."
+    skip = set()
+    for n in ast.walk(node):
+        if isinstance(n, (ast.FunctionDef, ast.ClassDef)):
+            if n.body[0].lineno > n.lineno: skip |= set(range(n.lineno, n.body[0].lineno))
+            if ast.get_docstring(n) is not None: skip |= set(range(n.body[0].lineno, n.body[0].end_lineno + 1))
+    return sum(1 for i in range(node.lineno, node.end_lineno + 1) if i not in skip and lines[i - 1].strip())
+
+LARGE = {'patchgd_nb.dashboard.live.PatchGDDashboard': 119, 'patchgd_nb.trainer.Trainer': 126}   # classes over the bound, by their lines: may only shrink
+
+def test_a_class_is_one_idea():
+    found = {}
+    for p in MODULES:
+        s = p.read_text()
+        for n in ast.walk(ast.parse(s)):
+            if isinstance(n, ast.ClassDef) and (size := body_lines(n, s.splitlines())) > CLASS_LINES: found[f'{dotted(p)}.{n.name}'] = size
+    assert found == LARGE or all(found[c] <= LARGE.get(c, 0) for c in found), found
+
+LONG_EXPORTED, LONG_IN_NOTEBOOKS = 590, 770   # lines over 120: may only fall
+
+def long_lines(text): return [l for l in text.splitlines() if len(l) > WIDTH]
+
+def test_lines_fit():
+    generated = re.compile(r"(?ms)^__all__ = \[.*?\]\n")   # nbdev's own
+    exported = {dotted(p): len(long_lines(generated.sub('', p.read_text(), 1))) for p in MODULES}
+    cells = {p.relative_to(TOP).as_posix(): sum(len(long_lines(s)) for s in code_cells(p)) for p in NOTEBOOKS}
+    assert sum(exported.values()) <= LONG_EXPORTED, {m: n for m, n in exported.items() if n}
+    assert sum(cells.values()) <= LONG_IN_NOTEBOOKS, {m: n for m, n in cells.items() if n}
+
+FIXED = '''patches.PatchGrid sampler.CoverSampler sampler.UniformSampler zblock.ZBlock model.PatchModel strategy.GradientDescent strategy.PatchGD strategy.ExactPatchGD
+strategy.CarryPatchGD trainer.Trainer memory.saved_for_backward memory.plan training.zbank.ZBank images.open_image dashboard.PatchGDDashboard'''.split()
+
+@pytest.mark.parametrize('name', FIXED)
+def test_fixed_import_paths(name):
+    module, what = name.rsplit('.', 1)
+    assert getattr(import_module(f'patchgd_nb.{module}'), what).__name__ == what
+
+def test_the_package_hands_on_its_names_when_they_are_used():
+    run = subprocess.run([sys.executable, '-c', 'import sys, patchgd_nb; assert not {"torch", "timm", "pandas"} & set(sys.modules); from patchgd_nb import *; print(*sorted(n for n in dir() if n[0] != "_"))'],
+                         capture_output=True, text=True, timeout=120)
+    assert set(run.stdout.split()) >= set('PatchGrid CoverSampler UniformSampler WeightedSampler ZBlock ZBank PatchModel WholeModel GradientDescent PatchGD ExactPatchGD CarryPatchGD Trainer Callback Trace open_image PatchGDDashboard replay plan'.split()), run.stderr
+    with pytest.raises(ImportError): exec('from patchgd_nb import Nothing')
+    assert (PACKAGE / 'py.typed').is_file()
+
+def test_a_class_shows_its_source():
+    from patchgd_nb import PatchGD, Trace, Trainer
+    assert PatchGD.step.__qualname__ == 'PatchGD.step' and 'def samples' in inspect.getsource(Trace) and Trainer.save.__name__ == 'save'
+
+SCRIPTS_IN_STRINGS = 2   # modules: may only fall
+
+def test_javascript_lies_in_files():
+    assert len([p for p in MODULES if re.search(r'(?m)^\s*(export (default|function)|const \w+ = .*=>)', p.read_text())]) <= SCRIPTS_IN_STRINGS
+
+def test_the_table_of_contents_fits_on_a_screen():
+    assert len([p for p in (TOP / 'nbs').iterdir() if p.name[0] not in '._']) <= 24
