@@ -103,3 +103,29 @@ def test_servers_listen_to_this_machine_and_ask_for_a_token():
     found = {p: open_doors(t) for p, t in texts.items()}
     assert {p.name for p, (_, started) in found.items() if started} >= {'Makefile', 'lab.py'}   # the pattern finds those that are known
     assert not {p: bad for p, (bad, _) in found.items() if bad}
+
+
+# --- links lead somewhere
+
+LINK = re.compile(r'\]\(([^)\s]+)\)')
+
+
+def texts(path):
+    "Prose of a notebook, or a page."
+    if path.suffix == '.md': return path.read_text()
+    return '\n'.join(''.join(c['source']) for c in json.loads(path.read_text())['cells'] if c['cell_type'] == 'markdown')
+
+
+PAGES = [*NOTEBOOKS, *(p for p in (TOP / 'nbs').rglob('*.md') if '.ipynb_checkpoints' not in p.parts), *TOP.glob('*.md')]
+
+
+@pytest.mark.parametrize('path', PAGES, ids=lambda p: p.relative_to(TOP).as_posix())
+def test_links_lead_to_files(path):
+    prose = re.sub(r'(?s)```.*?```', '', texts(path))
+    links = [l.split('#')[0] for l in LINK.findall(prose) if not l.startswith(('http:', 'https:', '#'))]
+    assert not [l for l in links if not (path.parent / l).exists()]
+
+
+def test_the_readme_fits_on_a_screen_and_a_half():
+    assert len((TOP / 'README.md').read_text().split()) <= 900
+    assert sum(bool(LINK.findall(texts(p))) for p in PAGES) > 25      # links look as the pattern expects
