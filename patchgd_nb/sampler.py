@@ -7,6 +7,7 @@ __all__ = ['cover_steps', 'PatchSampler', 'CoverSampler', 'UniformSampler', 'Wei
 
 # %% ../nbs/01_sampler.ipynb #b413b74a
 import torch
+from torch import Tensor
 
 # %% ../nbs/01_sampler.ipynb #3322bf4a
 def _counts(content, fraction):
@@ -15,9 +16,9 @@ def _counts(content, fraction):
     return torch.ceil(total.double() * fraction - 1e-9).long().clamp(min=1).minimum(total)
 
 def cover_steps(
-    content,   # (B, K), above 0 where a patch may be sampled
-    fraction,  # share of the patches sampled at a time
-):
+    content: Tensor,   # (B, K), above 0 where a patch may be sampled
+    fraction: float,   # share of the patches sampled at a time
+) -> int:
     "Inner iterations until every patch with content was sampled once; at least 1."
     total, count = (content > 0).sum(1), _counts(content, fraction)
     return max(1, int(torch.ceil(total / count.clamp(min=1)).max()))
@@ -26,49 +27,75 @@ def cover_steps(
 class PatchSampler:
     "Which patches carry gradient in each inner iteration: `sampler(content)` gives (J, B, K), true where sampled."
     def __init__(self,
-        fraction,  # share of the patches with content to sample in one inner iteration, above 0, at most 1
+        fraction: float,  # share of the patches with content to sample in one inner iteration, above 0, at most 1
     ):
-        if not 0 < fraction <= 1: raise ValueError(f'fraction={fraction} must be above 0 and at most 1: it is a share of the patches.')
+        if not 0 < fraction <= 1:
+            raise ValueError(f'fraction={fraction} must be above 0 and at most 1: it is a share of the patches.')
         self.fraction = fraction
 
-    def __repr__(self): return f'{type(self).__name__}(fraction={self.fraction:.4g})'
+    def __repr__(self) -> str: return f'{type(self).__name__}(fraction={self.fraction:.4g})'
 
     def __call__(self,
-        content,     # (B, K), above 0 where a patch may be sampled
-        steps=None,  # inner iterations J; as many as a cover takes unless given
-    ):
-        "(J, B, K) bool, on the CPU, drawn from torch's random state."
+        content: Tensor,           # (B, K), above 0 where a patch may be sampled
+        steps: int | None = None,  # inner iterations J; as many as a cover takes unless given
+    ) -> Tensor:                   # (J, B, K) bool, on the CPU
+        "Sample patches for each inner iteration, from torch's random state."
         content = content.cpu()
         return self.draw(content, steps or cover_steps(content, self.fraction))
 
+    def draw(self,
+        content: Tensor,  # (B, K), on the CPU
+        steps: int,       # inner iterations J
+    ) -> Tensor:          # (J, B, K) bool
+        "Sample patches; each sampler has its own way."
+        raise NotImplementedError(f'{type(self).__name__} has no `draw`: define one, or use CoverSampler.')
+
 # %% ../nbs/01_sampler.ipynb #81cfc1ed
 class CoverSampler(PatchSampler):
-    "Deals every patch with content once over the inner iterations, then again in a new order: a cover, no repeats."
-    def draw(self, content, steps):
+    "Samples every patch with content once over the inner iterations, then again in a new order: a cover, no repeats."
+    def draw(self,
+        content: Tensor,  # (B, K), on the CPU
+        steps: int,       # inner iterations J
+    ) -> Tensor:          # (J, B, K) bool
+        "The parts of one random order after the other; the last cover is cut off where the iterations end."
         cover = cover_steps(content, self.fraction)
-        left = [min(cover, steps - first) for first in range(0, steps, cover)]   # of the last cover, no more than is asked for
-        return torch.cat([self._deal(content, cover, n) for n in left])
+        parts = [min(cover, steps - first) for first in range(0, steps, cover)]
+        return torch.cat([self._split(content, cover, n) for n in parts])
 
-    def _deal(self, content, hands, n):
-        "The first `n` of `hands` parts of a random order of each image's patches; their sizes differ by at most one."
-        keys = torch.rand(content.shape).masked_fill(~(content > 0), 2.)   # blank patches come last, beyond every hand
+    def _split(self, content, n_parts, n):
+        "The first `n` of `n_parts` parts of a random order of each image's patches; sizes differ by at most one."
+        keys = torch.rand(content.shape).masked_fill(~(content > 0), 2.)   # blank patches come last, beyond every part
         rank = keys.argsort(1).argsort(1)
         total = (content > 0).sum(1, keepdim=True).clamp(min=1)   # an image that is all blank has none
-        return ((rank * hands // total) == torch.arange(n)[:, None, None]) & (content > 0)
+        part = rank * n_parts // total
+        return (part == torch.arange(n)[:, None, None]) & (content > 0)
 
 # %% ../nbs/01_sampler.ipynb #9ebe1e04
 class UniformSampler(PatchSampler):
-    "Draws patches anew in every inner iteration, each patch with content alike."
-    def weights(self, content): return (content > 0).float()
+    "Draws patches anew in every inner iteration; all patches with content are equally probable."
+    def weights(self,
+        content: Tensor,  # (B, K)
+    ) -> Tensor:          # (B, K), 0 for a blank patch
+        "How probable each patch is, relative to the others."
+        return (content > 0).float()
 
-    def draw(self, content, steps):
+    def draw(self,
+        content: Tensor,  # (B, K), on the CPU
+        steps: int,       # inner iterations J
+    ) -> Tensor:          # (J, B, K) bool
+        "Independent draws without replacement, in proportion to `weights`."
         w, count = self.weights(content), _counts(content, self.fraction)
-        # the largest of u^(1/w) are a draw without replacement in proportion to w (Efraimidis and Spirakis, 2006)
-        keys = torch.rand(steps, *w.shape).log().clamp(min=-99.) / w.clamp(min=1e-12)   # a 0 drawn is no blank patch
-        rank = keys.masked_fill(~(w > 0), -torch.inf).argsort(-1, descending=True).argsort(-1)
+        # the largest of u^(1/w), as logarithms (Efraimidis and Spirakis, 2006)
+        logs = torch.rand(steps, *w.shape).log().clamp(min=-99.)   # a u of 0 must not look like a blank patch
+        keys = (logs / w.clamp(min=1e-12)).masked_fill(~(w > 0), -torch.inf)
+        rank = keys.argsort(-1, descending=True).argsort(-1)
         return rank < count[:, None]
 
 # %% ../nbs/01_sampler.ipynb #1d20e373
 class WeightedSampler(UniformSampler):
     "Draws patches anew in every inner iteration, in proportion to their content: the share of tissue, say."
-    def weights(self, content): return content.float()
+    def weights(self,
+        content: Tensor,  # (B, K)
+    ) -> Tensor:          # (B, K)
+        "A patch's content is its weight."
+        return content.float()
