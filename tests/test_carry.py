@@ -64,7 +64,7 @@ def test_a_bank_goes_back_to_a_mark_whatever_came_after(tmp_path_factory, before
         elif marks < 3: bank.mark(); marks += 1
     if bank.shape is not None:   # a note cut short: its row had not been changed yet
         record = 8 + 4 * 16 + 2 * 16 * 3
-        with open(bank.undo_file(bank.moment), 'ab') as f: f.write(b'\1' * min(cut, record - 1))
+        with open(bank.undo_log.path(bank.undo_log.number), 'ab') as f: f.write(b'\1' * min(cut, record - 1))
     later = ZBank(folder)
     later.rewind(moment)
     if names: assert same(contents(later, names), expected)
