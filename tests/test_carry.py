@@ -1,5 +1,5 @@
-"Z kept between epochs: what goes in comes out, however images are turned and runs are killed; only the oldest is encoded anew."
-import pytest, torch
+"Z kept between epochs: what goes in comes out, however images are rotated and runs are killed; only the oldest is encoded anew."
+import numpy as np, pytest, torch
 from hypothesis import given, settings, strategies as st
 from patchgd_nb.training.callback import Callback
 from patchgd_nb.model import BATCHNORM, PatchModel
@@ -8,7 +8,7 @@ from patchgd_nb.base.dihedral import apply_dihedral
 from patchgd_nb.sampler import CoverSampler
 from patchgd_nb.strategy import CarryPatchGD, PatchGD
 from patchgd_nb.trainer import Trainer
-from patchgd_nb.training.zbank import ZBank
+from patchgd_nb.training.zbank import MAX_MARKS, UndoLog, ZBank
 
 SHAPE = (3, 4, 4)   # of a Z
 
@@ -24,14 +24,14 @@ def put(bank, names, seed):
     bank.write(names, torch.rand(len(names), 16) < .4, torch.randn(len(names), *SHAPE), torch.randint(2, (len(names), 16)))
 
 
-@pytest.mark.parametrize('how', range(8))
-def test_z_turns_with_its_image(tmp_path, how):
+@pytest.mark.parametrize('which', range(8))
+def test_z_rotates_with_its_image(tmp_path, which):
     bank, z = ZBank(tmp_path), torch.randn(1, *SHAPE)
     bank.clock = 1
-    bank.write(['a'], torch.ones(1, 16), z, torch.zeros(1, 16, dtype=torch.long), dihedral=[how])
-    assert torch.equal(bank.read(['a'], SHAPE, [how])[0][0].T.view(*SHAPE), z[0].half().float())
+    bank.write(['a'], torch.ones(1, 16), z, torch.zeros(1, 16, dtype=torch.long), dihedral=[which])
+    assert torch.equal(bank.read(['a'], SHAPE, [which])[0][0].T.view(*SHAPE), z[0].half().float())
     upright = bank.read(['a'], SHAPE)[0][0].T.view(*SHAPE)
-    assert torch.equal(apply_dihedral(how, upright)[0], z[0].half().float())
+    assert torch.equal(apply_dihedral(which, upright)[0], z[0].half().float())
 
 
 def test_latents_beyond_half_precision_are_held_at_its_range(tmp_path):
@@ -64,7 +64,7 @@ def test_a_bank_goes_back_to_a_mark_whatever_came_after(tmp_path_factory, before
         elif marks < 3: bank.mark(); marks += 1
     if bank.shape is not None:   # a note cut short: its row had not been changed yet
         record = 8 + 4 * 16 + 2 * 16 * 3
-        with open(bank.undo_file(bank.moment), 'ab') as f: f.write(b'\1' * min(cut, record - 1))
+        with open(bank.undo_log.path(bank.undo_log.number), 'ab') as f: f.write(b'\1' * min(cut, record - 1))
     later = ZBank(folder)
     later.rewind(moment)
     if names: assert same(contents(later, names), expected)
@@ -93,6 +93,39 @@ def test_marks_of_another_run_in_the_same_folder_are_not_taken_for_its_own(tmp_p
     later = ZBank(tmp_path)
     with pytest.warns(UserWarning, match='filled anew'): later.rewind(moment)
     assert (later.read(['a'], SHAPE)[1] == -1).all()
+
+
+def test_a_bank_that_begins_anew_does_not_reuse_the_marks_of_the_lost_one(tmp_path):
+    "Else a checkpoint from before the loss would be restored from notes made after it."
+    bank = ZBank(tmp_path)
+    put(bank, ['a'], 0)
+    first = bank.mark()
+    for p in tmp_path.glob('undo-*'): p.unlink()
+    later = ZBank(tmp_path)
+    with pytest.warns(UserWarning, match='filled anew'): later.rewind(first)
+    put(later, ['b'], 1); later.mark()
+    last = ZBank(tmp_path)
+    with pytest.warns(UserWarning, match='filled anew'): last.rewind(first)
+
+
+@settings(max_examples=25, deadline=None)
+@given(changes=st.lists(st.none() | st.sets(st.integers(0, 4), min_size=1), max_size=12), data=st.data())
+def test_an_undo_log_restores_every_mark_it_keeps(tmp_path_factory, changes, data):
+    "None is a mark; a set of rows is a change of them."
+    folder = tmp_path_factory.mktemp('log')
+    arrays = [np.memmap(folder / f'{i}.bin', dtype, 'w+', shape=(5, *shape)) for i, (dtype, shape) in enumerate([(np.int32, (3,)), (np.float16, (3, 2))])]
+    log, moments = UndoLog(folder), {}
+    moments[log.mark()] = [a.copy() for a in arrays]
+    for i, rows in enumerate(changes):
+        if rows is None: moments[log.mark()] = [a.copy() for a in arrays]
+        else:
+            log.save(rows, arrays)
+            for a in arrays: a[list(rows)] = i + 1
+    assert log.numbers() == sorted(moments, reverse=True)[:MAX_MARKS]
+    number = data.draw(st.sampled_from(log.numbers()))
+    UndoLog(folder, log.run).play_back(number, arrays)
+    assert all(np.array_equal(a, b) for a, b in zip(arrays, moments[number]))
+    assert log.numbers()[0] == number and log.path(number).stat().st_size == 0
 
 
 def test_another_model_is_refused(tmp_path):

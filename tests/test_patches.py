@@ -1,12 +1,12 @@
 "PatchGrid: geometry for signals, pictures and volumes alike."
 import numpy as np, pytest, torch
 from hypothesis import given, strategies as st
-from patchgd_nb.patches import PatchGrid
+from patchgd_nb.patches import PatchGrid, plot_grid
 
 
 @st.composite
-def grids(draw, most=3):
-    axes = [(n, p, draw(st.integers(1, p))) for n, p in draw(st.lists(st.tuples(st.integers(1, 4), st.integers(1, 5)), min_size=1, max_size=most))]
+def grids(draw, max_axes=3):
+    axes = [(n, p, draw(st.integers(1, p))) for n, p in draw(st.lists(st.tuples(st.integers(1, 4), st.integers(1, 5)), min_size=1, max_size=max_axes))]
     return PatchGrid(tuple((n - 1) * t + p for n, p, t in axes), tuple(p for _, p, _ in axes), tuple(t for *_, t in axes))
 
 
@@ -73,3 +73,14 @@ def test_a_picture_is_drawn_as_it_lies(shape):
     image[..., 0, 5] = 1.
     drawn = np.asarray(PatchGrid((4, 6), 2).plot(image, mask=torch.arange(6) == 2).images[0].get_array()).reshape(4, 6, -1)
     assert drawn[0, 5].max() == 1 and drawn.sum() == drawn[0, 5].sum()
+
+
+def test_plot_hands_on_to_plot_grid():
+    import matplotlib
+    matplotlib.use('agg')
+    grid, image = PatchGrid((4, 6), 2), torch.zeros(4, 6)
+    mask, values = torch.arange(6) == 2, torch.tensor([0., 1, 2, torch.nan, 4, 5])
+    drawn = [[c.get_paths() for c in ax.collections] for ax in (grid.plot(image, mask, values), plot_grid(grid, image, mask, values))]
+    assert [len(c) for c in drawn[0]] == [6, 5, 1] == [len(c) for c in drawn[1]]
+    corner = drawn[0][2][0].vertices.min(0)
+    assert tuple(corner) == (grid.corner(2)[1] - .5, grid.corner(2)[0] - .5)

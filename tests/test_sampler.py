@@ -1,7 +1,7 @@
 "Samplers: covers without repeats, no blank patch, a bound on memory."
 from math import ceil
 import pytest, torch
-from patchgd_nb.sampler import CoverSampler, UniformSampler, WeightedSampler
+from patchgd_nb.sampler import CoverSampler, PatchSampler, UniformSampler, WeightedSampler
 
 FRACTIONS = [1/2, 1/3, 1/4, 1/7, 1/8, 1/16, 1/32, 1.]
 
@@ -24,8 +24,8 @@ def test_blank_patches_are_never_sampled(sampler, fraction):
         sampled = sampler(fraction)(content, steps)
         assert steps is None or len(sampled) == steps
         assert not (sampled & (content <= 0)).any()
-        most = torch.tensor([ceil(fraction * int(c) - 1e-9) for c in (content > 0).sum(1)])
-        assert (sampled.sum(2) <= most).all()
+        limit = torch.tensor([ceil(fraction * int(c) - 1e-9) for c in (content > 0).sum(1)])
+        assert (sampled.sum(2) <= limit).all()
     assert sampler is not CoverSampler or (sampler(fraction)(content).sum(0) == (content > 0)).all()
 
 
@@ -50,3 +50,7 @@ def test_same_seed_same_sample():
 @pytest.mark.parametrize('fraction', [0, -1, 1.5])
 def test_impossible_fractions_are_refused(fraction):
     with pytest.raises(ValueError, match='fraction'): CoverSampler(fraction)
+
+
+def test_a_sampler_without_a_draw_says_so():
+    with pytest.raises(NotImplementedError, match='define one'): PatchSampler(1/4)(torch.ones(1, 4))

@@ -15,5 +15,7 @@ def parse_bytes(
     "An amount of memory in bytes; a ValueError says how to write one."
     if isinstance(amount, (int, float)) and amount > 0: return int(amount)
     match = re.fullmatch(r'\s*(\d+(?:\.\d+)?)\s*([MGT])i?B\s*', str(amount), re.I)
-    if not match: raise ValueError(f"budget={amount!r} is not an amount of memory: write it like '16GB' or '900MB'.")
-    return int(float(match[1]) * 2 ** dict(M=20, G=30, T=40)[match[2].upper()])
+    if not match:
+        raise ValueError(f"budget={amount!r} is not an amount of memory: write it like '16GB' or '900MB'.")
+    number, unit = match.groups()
+    return int(float(number) * 2 ** dict(M=20, G=30, T=40)[unit.upper()])
