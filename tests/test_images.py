@@ -6,7 +6,9 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from patchgd_nb.datasets.biopsy import draw_biopsy
 from patchgd_nb.images.canvas import Canvas, area_mean, content_share, overview
-from patchgd_nb.images.readers import ArrayImage, PhotoImage, SlideImage, block_mean, cut as window, open_image, write_pyramid
+from patchgd_nb.images.pyramid import block_mean, write_pyramid
+from patchgd_nb.images.readers import PhotoImage, SlideImage, open_image
+from patchgd_nb.images.windows import ArrayImage, cut_window, intersect, paste
 from patchgd_nb.patches import PatchGrid
 
 
@@ -197,7 +199,7 @@ def test_overview_of_a_real_slide_shows_the_whole(data):
 def test_arrays_and_tensors_are_images(r, c, h, w):
     pixels = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
     assert np.array_equal(ArrayImage(pixels).read(r, c, h, w), cut(pixels, r, c, h, w))
-    assert np.array_equal(ArrayImage(torch.from_numpy(pixels).permute(2, 0, 1)).read(r, c, h, w), window(pixels, r, c, h, w))
+    assert np.array_equal(ArrayImage(torch.from_numpy(pixels).permute(2, 0, 1)).read(r, c, h, w), cut_window(pixels, r, c, h, w))
 
 
 @pytest.mark.parametrize('pixels', [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3)), torch.zeros(4, 4, 3, dtype=torch.uint8)])
