@@ -12,7 +12,8 @@ from patchgd_nb.datasets.panda import read_panda, split_folds
 from patchgd_nb.patches import PatchGrid
 from patchgd_nb.images.prepare import decode_all, inspect_files, prepare_folder, prepare_tcga, read_images
 from patchgd_nb.datasets.har import make_signals, read_har
-from patchgd_nb.images.slides import BadImageLog, SlideDataset, collate, read_table
+from patchgd_nb.images.slides import SlideDataset, collate
+from patchgd_nb.images.tables import BadImageLog, read_table
 from patchgd_nb.datasets.ultramnist import UltraMNIST, digit_pool, make_ultramnist, read_idx, read_ultramnist
 
 ANSWERS = Counter()   # what became of the inputs of this run: refused, skipped, read

@@ -48,7 +48,7 @@ GRAPH = {dotted(p): imported(ast.parse(p.read_text()), dotted(p)) for p in MODUL
 
 def test_the_guards_read_what_there_is():
     assert len(MODULES) >= 35 and len(LESSONS) == 8 and len(NOTEBOOKS) >= 45
-    assert 'patchgd_nb.base.files' in GRAPH['patchgd_nb.images.readers'] and 'patchgd_nb.zblock' in GRAPH['patchgd_nb.strategy']
+    assert 'patchgd_nb.base.files' in GRAPH['patchgd_nb.images.pyramid'] and 'patchgd_nb.zblock' in GRAPH['patchgd_nb.strategy']
     assert imported(ast.parse('def f():\n    from ..memory import plan'), 'patchgd_nb.experiment.parameters') == {'patchgd_nb.memory'}
 
 def test_numbers_are_reading_order():

@@ -6,7 +6,9 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from patchgd_nb.datasets.biopsy import draw_biopsy
 from patchgd_nb.images.canvas import Canvas, area_mean, content_share, overview
-from patchgd_nb.images.readers import ArrayImage, PhotoImage, SlideImage, block_mean, cut as window, open_image, write_pyramid
+from patchgd_nb.images.pyramid import block_mean, write_pyramid
+from patchgd_nb.images.readers import PhotoImage, SlideImage, open_image
+from patchgd_nb.images.windows import ArrayImage, cut_window, intersect, paste
 from patchgd_nb.patches import PatchGrid
 
 
@@ -197,7 +199,30 @@ def test_overview_of_a_real_slide_shows_the_whole(data):
 def test_arrays_and_tensors_are_images(r, c, h, w):
     pixels = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
     assert np.array_equal(ArrayImage(pixels).read(r, c, h, w), cut(pixels, r, c, h, w))
-    assert np.array_equal(ArrayImage(torch.from_numpy(pixels).permute(2, 0, 1)).read(r, c, h, w), window(pixels, r, c, h, w))
+    assert np.array_equal(ArrayImage(torch.from_numpy(pixels).permute(2, 0, 1)).read(r, c, h, w), cut_window(pixels, r, c, h, w))
+
+
+BOXES = st.tuples(st.integers(-20, 20), st.integers(-20, 20), st.integers(0, 25), st.integers(0, 25))
+
+
+@given(a=BOXES, b=BOXES)
+def test_what_boxes_have_in_common(a, b):
+    "Against sets of pixels."
+    def pixels(box): return {(r, c) for r in range(box[0], box[0] + box[2]) for c in range(box[1], box[1] + box[3])}
+    common = intersect(a, b)
+    assert common == intersect(b, a) and (common is None or min(common[2:]) > 0)
+    assert (pixels(common) if common else set()) == pixels(a) & pixels(b)
+
+
+@given(r=st.integers(-40, 40), c=st.integers(-40, 40), h=st.integers(0, 50), w=st.integers(0, 50))
+def test_tiles_are_pasted_where_they_fit(r, c, h, w):
+    out, tile = np.zeros((30, 20, 3), np.uint8), np.full((h, w, 3), 9, np.uint8)
+    expected = out.copy()
+    for i in range(h):
+        for j in range(w):
+            if 0 <= r + i < 30 and 0 <= c + j < 20: expected[r + i, c + j] = 9
+    paste(out, tile, r, c)
+    assert np.array_equal(out, expected)
 
 
 @pytest.mark.parametrize('pixels', [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3)), torch.zeros(4, 4, 3, dtype=torch.uint8)])

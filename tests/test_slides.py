@@ -5,6 +5,8 @@ import numpy as np, pandas as pd, pytest, tifffile, torch
 from hypothesis import given, settings, strategies as st
 from PIL import Image
 from torch import nn
+from patchgd_nb.base.dihedral import apply_dihedral
+from patchgd_nb.base.untrusted import is_plain_name
 from patchgd_nb.datasets.biopsy import draw_biopsy
 from patchgd_nb.images.canvas import Canvas
 from patchgd_nb.images.readers import ArrayImage, write_pyramid
@@ -12,7 +14,8 @@ from patchgd_nb.model import PatchModel
 from patchgd_nb.datasets.panda import read_panda
 from patchgd_nb.patches import PatchGrid
 from patchgd_nb.sampler import CoverSampler
-from patchgd_nb.images.slides import BadImageLog, ResizedDataset, SlideDataset, DihedralView, collate, make_loader, is_plain_name, read_table, apply_dihedral
+from patchgd_nb.images.slides import ResizedDataset, SlideDataset, DihedralView, collate, make_loader
+from patchgd_nb.images.tables import BadImageLog, read_table
 from patchgd_nb.strategy import ExactPatchGD, PatchGD
 from patchgd_nb.trainer import Trainer
 
