@@ -4,68 +4,72 @@
 
 # %% auto #0
 __all__ = ['USABLE_SHARE', 'SavedBytes', 'saved_for_backward', 'forward_bytes', 'inner_step_bytes', 'largest_image', 'LiveBytes',
-           'step_bytes', 'Plan', 'plan', 'device_memory', 'sampled_patches', 'predict_overflow', 'is_out_of_memory']
+           'step_bytes', 'Plan', 'plan', 'device_memory', 'sampled_patches', 'is_out_of_memory', 'predict_overflow']
 
 # %% ../nbs/06_memory.ipynb #5162f13f
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
 from math import ceil
 import weakref
 import psutil, torch
-from torch import nn
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from .base.units import parse_bytes
+from .model import PatchModel
 from .patches import PatchGrid
+from .strategy import Precision, Strategy
 from .zblock import ZBlock
 
 # %% ../nbs/06_memory.ipynb #2ce26aa9
 class SavedBytes:
     "Bytes that autograd keeps for the backward pass; `total` while and after they are counted."
-    def __init__(self): self.sizes = {}
+    def __init__(self): self.sizes = {}   # bytes of each storage, by its address
 
     @property
-    def total(self): return sum(self.sizes.values())
-    def __repr__(self): return f'{self.total / 2**20:.2f} MiB saved for backward'
+    def total(self) -> int: return sum(self.sizes.values())
+    def __repr__(self) -> str: return f'{self.total / 2**20:.2f} MiB saved for backward'
 
 @contextmanager
 def saved_for_backward(
-    *known,  # modules, whose parameters and buffers are in memory anyway, and other tensors not to count
-):
+    *known: nn.Module | Tensor,  # modules, whose parameters and buffers are in memory anyway; tensors not to count
+) -> Iterator[SavedBytes]:
     "Count the bytes kept for backward by what runs inside, each storage once; exact on any device."
-    tensors = [t for k in known for t in ([k] if torch.is_tensor(k) else (*k.parameters(), *k.buffers()))]
-    known = {t.untyped_storage()._cdata for t in tensors}
+    tensors = []
+    for k in known: tensors += [k] if torch.is_tensor(k) else [*k.parameters(), *k.buffers()]
+    not_counted = {t.untyped_storage()._cdata for t in tensors}
     saved = SavedBytes()
     def pack(t):
-        s = t.untyped_storage()
-        if s._cdata not in known: saved.sizes[s._cdata] = s.nbytes()
+        storage = t.untyped_storage()
+        if storage._cdata not in not_counted: saved.sizes[storage._cdata] = storage.nbytes()
         return t
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t): yield saved
 
 # %% ../nbs/06_memory.ipynb #d9d89926
 def forward_bytes(
-    module,             # any module
-    *shape,             # shape of its input
-    input_grad=False,   # whether the input itself needs a gradient, as Z does and pixels do not
-):
-    "Bytes kept for backward by `module` on an input of `shape`, by tensors that have a shape and no memory: nothing is computed."
-    weights = {n: t for n, t in (*module.named_parameters(), *module.named_buffers())}
+    module: nn.Module,         # any module
+    *shape: int,               # shape of its input
+    input_grad: bool = False,  # whether the input itself needs a gradient, as Z does and pixels do not
+) -> int:
+    "Bytes kept for backward by `module` on an input of `shape`, by fake tensors: nothing is computed."
+    weights = dict((*module.named_parameters(), *module.named_buffers()))
     first = next(module.parameters())
     with FakeTensorMode() as fake:
-        weights = {n: fake.from_tensor(t) for n, t in weights.items()}
+        weights = {name: fake.from_tensor(t) for name, t in weights.items()}
         x = torch.empty(shape, dtype=first.dtype, device=first.device, requires_grad=input_grad)
+        # the output is held until the end, so that no storage is freed and its address used again
         with saved_for_backward(*weights.values()) as saved: out = torch.func.functional_call(module, weights, (x,))
     return saved.total
 
 # %% ../nbs/06_memory.ipynb #3c2a181f
 def inner_step_bytes(
-    model,       # a PatchModel
-    images,      # batch size B
-    patches,     # patches sampled of each image in one inner iteration
-    in_chans=3,  # channels of the images
-):
+    model: PatchModel,   # in training mode
+    images: int,         # batch size B
+    patches: int,        # patches sampled of each image in one inner iteration
+    in_chans: int = 3,   # channels of the images
+) -> tuple[int, int]:
     "Bytes kept for backward by one inner iteration of PatchGD: `(backbone, Z and head)`."
     backbone = forward_bytes(model.backbone, images * patches, in_chans, *model.grid.patch_size)
     head = forward_bytes(model.head, images, model.latent_dim, *model.grid.shape, input_grad=True)
@@ -73,26 +77,28 @@ def inner_step_bytes(
 
 # %% ../nbs/06_memory.ipynb #ba950133
 def largest_image(
-    make_model,  # from a size in pixels to the model that would see images of that size whole
-    batch,       # images per batch
-    budget,      # bytes
-    most=4096,   # the largest size to try
-    in_chans=3,  # channels of the images
-):
+    make_model: Callable[[int], nn.Module],  # from a size in pixels to the model that would see images of it whole
+    batch: int,                              # images per batch
+    budget: int,                             # bytes
+    limit: int = 4096,                       # the largest size to try
+    in_chans: int = 3,                       # channels of the images
+) -> int:
     "The largest whole image, in pixels a side, whose training step keeps at most `budget` bytes for backward."
-    lo, hi = 0, most + 1
-    while hi - lo > 1:
-        size = (lo + hi) // 2
-        try: fits = forward_bytes(make_model(size), batch, in_chans, size, size) <= budget
-        except (RuntimeError, ValueError): fits = None   # smaller than the model can take
-        if fits is False: hi = size
-        else: lo = size
-    return lo
+    fits, too_large = 0, limit + 1
+    while too_large - fits > 1:
+        size = (fits + too_large) // 2
+        try: needed = forward_bytes(make_model(size), batch, in_chans, size, size)
+        except (RuntimeError, ValueError): needed = 0   # smaller than the model can take: try larger ones
+        if needed > budget: too_large = size
+        else: fits = size
+    return fits
 
 # %% ../nbs/06_memory.ipynb #cfb223ad
 class LiveBytes(TorchDispatchMode):
-    "Bytes of all tensors alive that were made, or shown to it, while it watches: `now`, and the most there were, `peak`."
-    def __init__(self, *known):
+    "Bytes of all living tensors that were made, or given to it, while it watches: `now`, and the most so far, `peak`."
+    def __init__(self,
+        *known: Tensor,  # tensors that are alive already
+    ):
         super().__init__()
         self.sizes, self.now, self.peak = {}, 0, 0
         for t in known: self.add(t)
@@ -103,67 +109,81 @@ class LiveBytes(TorchDispatchMode):
             if torch.is_tensor(t): self.add(t)
         return out
 
-    def add(self, t):
-        s = t.untyped_storage()
-        if s._cdata in self.sizes: return
+    def add(self,
+        t: Tensor,  # whose storage is counted once, until it is freed
+    ) -> None:
+        "Count a tensor."
+        storage = t.untyped_storage()
+        if storage._cdata in self.sizes: return
+        size = storage.nbytes()
         # a GPU's allocator gives memory in pieces of 512 bytes
-        self.sizes[s._cdata] = size = -(-s.nbytes() // 512) * 512 if t.device.type == 'cuda' else s.nbytes()
+        if t.device.type == 'cuda': size = -(-size // 512) * 512
+        self.sizes[storage._cdata] = size
         self.now += size
         self.peak = max(self.peak, self.now)
-        weakref.finalize(s, self._gone, s._cdata)
+        weakref.finalize(storage, self._freed, storage._cdata)
 
-    def _gone(self, key): self.now -= self.sizes.pop(key)
+    def _freed(self, key): self.now -= self.sizes.pop(key)
 
 # %% ../nbs/06_memory.ipynb #cddd800e
-class _Inner(nn.Module):
+class _InnerIteration(nn.Module):
     "What one inner iteration computes, as a module; without a Z, what the filling computes."
-    def __init__(self, model): super().__init__(); self.model = model
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
     def forward(self, patches, cells=None, z=None):
         latents = self.model.encode(patches)
         return latents if z is None else self.model.head(ZBlock(z).write(cells, latents))
 
 @contextmanager
-def _training(model):
-    "In training mode meanwhile: evaluation keeps other things."
+def _training_mode(model):
+    "In training mode inside the block: evaluation keeps other things."
     evaluating = not model.training
     if evaluating: model.train()
     try: yield
     finally:
         if evaluating: model.eval()
 
-def _play(inner, held, images, patches, chunk, shape):
+def _simulate(inner, weights, images, patches, chunk, shape):
     "A chunk of the filling and an inner iteration, on fake tensors."
-    size, device = (len(inner.model.normalize.mean), *inner.model.grid.patch_size), inner.model.device
-    run = lambda *args: torch.func.functional_call(inner, held, args)
-    z = torch.zeros(images, inner.model.latent_dim, *shape, dtype=inner.model.dtype, device=device)
+    model, device = inner.model, inner.model.device
+    def run(*args): return torch.func.functional_call(inner, weights, args)
+    def pixels(n):
+        size = n, len(model.normalize.mean), *model.grid.patch_size
+        return torch.empty(size, dtype=torch.uint8, device=device)
+    z = torch.zeros(images, model.latent_dim, *shape, dtype=model.dtype, device=device)
     if chunk > patches:   # else the filling needs less than what follows
-        with torch.no_grad(): run(torch.empty(chunk * images, *size, dtype=torch.uint8, device=device))
+        with torch.no_grad(): run(pixels(chunk * images))
     cells = torch.zeros(images * patches, 2, dtype=torch.long, device=device)
-    scores = run(torch.empty(images * patches, *size, dtype=torch.uint8, device=device), cells, z)
-    nn.functional.cross_entropy(scores.float(), torch.zeros(images, dtype=torch.long, device=device)).backward()
+    scores = run(pixels(images * patches), cells, z)
+    labels = torch.zeros(images, dtype=torch.long, device=device)
+    nn.functional.cross_entropy(scores.float(), labels).backward()
 
 # %% ../nbs/06_memory.ipynb #12b9c1bd
 def step_bytes(
-    model,            # a PatchModel
-    images,           # batch size B
-    patches,          # patches sampled of each image in one inner iteration
-    shape=None,       # the grid's shape; that of the model unless given
-    precision='off',  # number format: 'off', 'bf16' or 'fp16'
-    chunk=8,          # patches of each image encoded at a time while Z is filled
-):
+    model: PatchModel,                       # on the device it will train on
+    images: int,                             # batch size B
+    patches: int,                            # patches sampled of each image in one inner iteration
+    shape: tuple[int, ...] | None = None,    # the grid's shape; that of the model unless given
+    precision: str = 'off',                  # number format: 'off', 'bf16' or 'fp16'
+    chunk: int = 8,                          # patches of each image encoded at a time while Z is filled
+) -> dict[str, int]:
     """Bytes of a training step of PatchGD with AdamW, by what they are for; `peak` is their sum.
 
     Not in it: the images, which stay where they are, and what a GPU's driver and its libraries take for themselves."""
-    kind, inner = dict(off=None, bf16=torch.bfloat16, fp16=torch.float16)[precision], _Inner(model)
-    own = {n: t for n, t in (*inner.named_parameters(), *inner.named_buffers())}
-    weights, trained = (sum(t.numel() * t.element_size() for t in own.values() if t.requires_grad or every) for every in (True, False))
-    with _training(model), FakeTensorMode() as fake, torch.autocast(model.device.type, kind) if kind else nullcontext():
-        held = {n: fake.from_tensor(t) for n, t in own.items()}
+    inner = _InnerIteration(model)
+    real = dict((*inner.named_parameters(), *inner.named_buffers()))
+    weights = sum(t.nbytes for t in real.values())
+    trained = sum(t.nbytes for t in real.values() if t.requires_grad)
+    autocast = Precision(precision, model.device).autocast()
+    with _training_mode(model), FakeTensorMode() as fake, autocast:
+        held = {name: fake.from_tensor(t) for name, t in real.items()}
         for t in held.values():
             if t.requires_grad: t.grad = torch.empty_like(t)   # as it is after the first inner iteration
         live = LiveBytes(*held.values(), *(t.grad for t in held.values() if t.grad is not None))
         before = live.now
-        with live: _play(inner, held, images, patches, chunk, tuple(shape or model.grid.shape))
+        with live: _simulate(inner, held, images, patches, chunk, tuple(shape or model.grid.shape))
     # where a step of the optimizer needs more: a second copy of the weights, while it takes the root of a moment
     work = max(live.peak - before, trained)
     return dict(weights=weights, gradients=trained, optimizer=2 * trained, work=work, peak=weights + 3 * trained + work)
@@ -179,78 +199,102 @@ class Plan:
     bytes: dict     # predicted, by what they are for, see `step_bytes`
 
     @property
-    def peak(self): return self.bytes['peak']
-    def __repr__(self): return (f"batch {self.batch}, {self.patches} patches sampled of each image ({self.fraction:.3g} of the grid): {self.peak / 2**30:.2f} of {self.budget / 2**30:.4g} GiB ("
-                                + ', '.join(f'{k} {v / 2**30:.2f}' for k, v in self.bytes.items() if k != 'peak') + ')')
+    def peak(self) -> int: return self.bytes['peak']
+
+    def __repr__(self) -> str:
+        parts = ', '.join(f'{k} {v / 2**30:.2f}' for k, v in self.bytes.items() if k != 'peak')
+        return (f'batch {self.batch}, {self.patches} patches sampled of each image ({self.fraction:.3g} of the grid): '
+                f'{self.peak / 2**30:.2f} of {self.budget / 2**30:.4g} GiB ({parts})')
 
 # %% ../nbs/06_memory.ipynb #ed076e21
 USABLE_SHARE = .9   # of a budget may be planned; the rest is for the driver, cuDNN's work space, and rounding
 
-def _largest(cost, most):
-    "The largest n up to `most` with cost(n) <= 0, 0 if there is none; cost is nearly a straight line."
-    at = {n: cost(n) for n in (1, min(2, most))}
-    if at[1] > 0: return 0
-    slope = max(at[min(2, most)] - at[1], 1)
-    n = max(1, min(most, 1 + int(-at[1] // slope)))
-    while n > 1 and cost(n) > 0: n -= max(1, ceil(cost(n) / slope))
+def _largest_that_fits(excess, limit):
+    "The largest n up to `limit` with excess(n) <= 0, 0 if there is none; excess is nearly a straight line."
+    first = excess(1)
+    if first > 0: return 0
+    slope = max(excess(min(2, limit)) - first, 1)
+    n = max(1, min(limit, 1 + int(-first // slope)))
+    while n > 1 and excess(n) > 0: n -= max(1, ceil(excess(n) / slope))
     return max(n, 1)
 
 # %% ../nbs/06_memory.ipynb #e810aa74
 def plan(
-    model,            # a PatchModel, on the device it will train on
-    image_size=None,  # pixels along each axis of the images; those of the model's grid unless given
-    budget='16GB',    # memory of the device
-    fraction=1/8,     # share of the patches that carry gradient in one inner iteration
-    precision='off',  # number format: 'off', 'bf16' or 'fp16'
-    most=1024,        # the largest batch to think of
-):
-    "The largest batch, and if it is one image the most sampled patches, whose training step with PatchGD and AdamW fits into a budget."
-    if not 0 < fraction <= 1: raise ValueError(f'fraction={fraction} must be above 0 and at most 1: it is a share of the patches.')
+    model: PatchModel,                                # on the device it will train on
+    image_size: int | tuple[int, ...] | None = None,  # pixels along each axis; those of the model's grid unless given
+    budget: str | int = '16GB',                       # memory of the device, as text with a unit or in bytes
+    fraction: float = 1/8,                            # share of the patches sampled in one inner iteration
+    precision: str = 'off',                           # number format: 'off', 'bf16' or 'fp16'
+    max_batch: int = 1024,                            # the largest batch to try
+) -> Plan:
+    """The largest batch whose training step with PatchGD and AdamW fits into a budget.
+
+    If that is one image or none, the most sampled patches of one image; a ValueError where not even one fits."""
+    if not 0 < fraction <= 1:
+        raise ValueError(f'fraction={fraction} must be above 0 and at most 1: it is a share of the patches.')
     grid = model.grid if image_size is None else PatchGrid(image_size, model.grid.patch_size, model.grid.stride)
     budget, patches = parse_bytes(budget), ceil(len(grid) * fraction - 1e-9)
-    need = lru_cache(lambda batch, patches: step_bytes(model, batch, patches, grid.shape, precision, min(8, patches)))
-    over = lambda batch, patches: need(batch, patches)['peak'] - USABLE_SHARE * budget
-    batch = _largest(lambda b: over(b, patches), most)
-    if batch == 0: batch, patches = 1, _largest(lambda s: over(1, s), patches)
-    if patches == 0: raise ValueError(f"not even one patch of one image fits: it takes {need(1, 1)['peak'] / 2**30:.2f} GiB of {budget / 2**30:.4g}; choose smaller patches or a smaller backbone.")
+    known = {}
+    def need(batch, patches):
+        "As `step_bytes`, each simulated once."
+        if (batch, patches) not in known:
+            known[batch, patches] = step_bytes(model, batch, patches, grid.shape, precision, min(8, patches))
+        return known[batch, patches]
+    def excess(batch, patches): return need(batch, patches)['peak'] - USABLE_SHARE * budget
+
+    batch = _largest_that_fits(lambda n: excess(n, patches), max_batch)
+    if batch == 0: batch, patches = 1, _largest_that_fits(lambda n: excess(1, n), patches)
+    if patches == 0:
+        least = need(1, 1)['peak'] / 2**30
+        raise ValueError(f'not even one patch of one image fits: it takes {least:.2f} GiB of {budget / 2**30:.4g}; '
+                         'choose smaller patches or a smaller backbone.')
     return Plan(batch, patches, patches / len(grid), budget, need(batch, patches))
 
 # %% ../nbs/06_memory.ipynb #afcd1359
 def device_memory(
-    device,  # a torch.device
-):
+    device: torch.device,  # a GPU or the CPU
+) -> int:
     "Memory of a device in bytes: of the GPU, or of this machine."
     if device.type == 'cuda': return torch.cuda.get_device_properties(device).total_memory
     return psutil.virtual_memory().total
 
-def sampled_patches(strategy, grid, content=None):
-    "The most patches of one image that carry gradient at a time; None where a strategy samples none."
-    if (chunk := getattr(strategy, 'chunk', None)) and not hasattr(strategy, 'sampler'): return chunk
-    if not hasattr(strategy, 'sampler'): return None
-    most = len(grid) if content is None else int((content > 0).sum(1).max())
-    return max(1, ceil(most * strategy.sampler.fraction - 1e-9))
+def sampled_patches(
+    strategy: Strategy,              # how the model will be trained
+    grid: PatchGrid,                 # of the images
+    content: Tensor | None = None,   # (B, K) of a batch, above 0 where a patch has content; every patch unless given
+) -> int | None:
+    "The most patches of one image that carry gradient at a time; None where a strategy takes whole images."
+    if strategy.sampler is None: return strategy.chunk
+    largest = len(grid) if content is None else int((content > 0).sum(1).max())
+    return max(1, ceil(largest * strategy.sampler.fraction - 1e-9))
+
+def is_out_of_memory(
+    error: BaseException,  # whatever was raised
+) -> bool:
+    "Whether an error says that memory ran out, on a GPU or a CPU."
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)): return True
+    return "can't allocate memory" in str(error) or 'out of memory' in str(error)
 
 # %% ../nbs/06_memory.ipynb #6069f0d3
 def predict_overflow(
-    model,            # a PatchModel; of any other nothing is foretold
-    strategy,         # how it will be trained
-    batch,            # images per batch
-    budget,           # bytes
-    content=None,     # (B, K) of a batch, above 0 where a patch has content
-    precision='off',  # number format
-):
+    model: nn.Module,                # nothing is predicted unless it is a PatchModel
+    strategy: Strategy,              # how it will be trained
+    batch: int,                      # images per batch
+    budget: int,                     # bytes
+    content: Tensor | None = None,   # (B, K) of a batch, above 0 where a patch has content
+    precision: str = 'off',          # number format: 'off', 'bf16' or 'fp16'
+) -> str:
     "One sentence on a training step that is not expected to fit, with a setting that does; empty if it fits."
-    patches = sampled_patches(strategy, model.grid, content) if hasattr(model, 'grid') else None
+    if not isinstance(model, PatchModel): return ''
+    patches = sampled_patches(strategy, model.grid, content)
     if patches is None: return ''
     need = step_bytes(model, batch, patches, precision=precision)['peak']
     if need <= budget: return ''
-    try: fits = plan(model, budget=budget, fraction=patches / len(model.grid), precision=precision)
+    try:
+        fits = plan(model, budget=budget, fraction=patches / len(model.grid), precision=precision)
+        hint = f'batch_size={fits.batch} fits'
+        if fits.patches < patches:
+            hint += f' with {fits.patches} patches sampled of each image (fraction {fits.fraction:.3g} of the grid)'
     except ValueError as e: hint = str(e)
-    else: hint = f'batch_size={fits.batch} fits' + (f' with {fits.patches} patches sampled of each image (fraction {fits.fraction:.3g} of the grid)' if fits.patches < patches else '')
-    return f'a step on {batch} images with {patches} sampled patches of each is expected to take {need / 2**30:.2f} GiB, more than the {budget / 2**30:.2f} GiB there are: {hint}'
-
-def is_out_of_memory(
-    error,  # an exception
-):
-    "Whether an error says that memory ran out, on a GPU or a CPU."
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(s in str(error) for s in ("can't allocate memory", 'out of memory'))
+    return (f'a step on {batch} images with {patches} sampled patches of each is expected to take '
+            f'{need / 2**30:.2f} GiB, more than the {budget / 2**30:.2f} GiB there are: {hint}')

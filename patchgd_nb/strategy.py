@@ -6,33 +6,45 @@
 __all__ = ['Precision', 'StepResult', 'Strategy', 'GradientDescent', 'PatchGD', 'ExactPatchGD', 'CarryPatchGD']
 
 # %% ../nbs/05_strategy.ipynb #6ac46468
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
 from .base.random_states import replay_random_state, torch_random_state
-from .model import BATCHNORM, module_mode
-from .sampler import cover_steps
+from .model import BATCHNORM, PatchModel, module_mode
+from .sampler import PatchSampler, cover_steps
+from .training.zbank import ZBank
 from .zblock import ZBlock
 
 # %% ../nbs/05_strategy.ipynb #9d21434a
 class Precision:
     "In which number format a step computes: 'off' (as the weights are), 'bf16' or 'fp16' with a gradient scaler."
     def __init__(self,
-        kind='off',    # 'off', 'bf16' or 'fp16'
-        device='cpu',  # where the model lives
+        kind: str = 'off',                    # 'off', 'bf16' or 'fp16'
+        device: str | torch.device = 'cpu',   # where the model lives
     ):
-        if kind not in ('off', 'bf16', 'fp16'): raise ValueError(f"precision={kind!r} is not known: choose 'off', 'bf16' or 'fp16'.")
+        if kind not in ('off', 'bf16', 'fp16'):
+            raise ValueError(f"precision={kind!r} is not known: choose 'off', 'bf16' or 'fp16'.")
         self.kind, self.device = kind, torch.device(device).type
         self.scaler = torch.amp.GradScaler(self.device, enabled=kind == 'fp16')
 
-    def autocast(self):
+    def autocast(self) -> AbstractContextManager:
         "The context in which the forward pass runs."
         if self.kind == 'off': return nullcontext()
         return torch.autocast(self.device, torch.bfloat16 if self.kind == 'bf16' else torch.float16)
 
-    def backward(self, loss): self.scaler.scale(loss).backward()
-    def step(self, optimizer):
+    def backward(self,
+        loss: Tensor,  # one number, with its graph
+    ) -> None:
+        "Add the gradients of `loss`, scaled if need be, to those of the weights."
+        self.scaler.scale(loss).backward()
+
+    def step(self,
+        optimizer: torch.optim.Optimizer,  # over the model's parameters
+    ) -> None:
+        "One step of the optimizer; afterwards there are no gradients."
         self.scaler.step(optimizer)
         self.scaler.update()
         optimizer.zero_grad()
@@ -41,142 +53,204 @@ class Precision:
 @dataclass
 class StepResult:
     "What one batch did to the model."
-    losses: torch.Tensor          # (J,) loss of each inner iteration
-    scores: torch.Tensor          # (B, n_classes) class scores of the last inner iteration
-    sampled: torch.Tensor | None  # (J, B, K) bool, true where gradient flowed; None for whole images
-    optimizer_steps: int          # updates of the weights
+    losses: Tensor          # (J,) loss of each inner iteration
+    scores: Tensor          # (B, n_classes) class scores of the last inner iteration
+    sampled: Tensor | None  # (J, B, K) bool, true where gradient flowed; None for whole images
+    optimizer_steps: int    # updates of the weights
 
     @property
-    def loss(self): return float(self.losses.mean())
+    def loss(self) -> float: return float(self.losses.mean())
 
-# %% ../nbs/05_strategy.ipynb #3a91519b
+# %% ../nbs/05_strategy.ipynb #4c8d1b20
 class Strategy:
     "How one batch updates the model. Subclasses define `step`."
+    needs_names = False   # whether `step` takes the images' `names`, and by `dihedral` how each was rotated and flipped
+    sampler: PatchSampler | None = None   # which patches carry gradient; None: all of them
+    chunk: int | None = None              # patches of each image encoded at a time; None: all of them
     loss = staticmethod(F.cross_entropy)
 
-    def __repr__(self): return f"{type(self).__name__}({', '.join(f'{k}={v}' for k, v in vars(self).items())})"
+    def __repr__(self) -> str:
+        settings = ', '.join(f'{name}={value}' for name, value in vars(self).items())
+        return f'{type(self).__name__}({settings})'
 
+    def state_dict(self) -> dict:
+        "What a checkpoint holds of the strategy, as plain data: nothing here."
+        return {}
+
+    def load_state_dict(self,
+        state: dict,  # from `state_dict`
+    ) -> None:
+        "Return to the state of a checkpoint."
+
+# %% ../nbs/05_strategy.ipynb #3a91519b
 class GradientDescent(Strategy):
     "Ordinary gradient descent: every pixel of every image in one graph, one optimizer step."
     def step(self,
-        model,             # a PatchModel, or any module from images to class scores
-        images,            # (B, C, *image_size)
-        labels,            # (B,) class numbers
-        optimizer,         # over the model's parameters
-        content=None,      # (B, K), above 0 where a patch has content; every patch unless given
-        precision=None,    # number format; that of the weights unless given
-        on_inner=None,     # called with (j, loss, sampled cells, Z) after each backward pass
-    ):
-        "One update from one batch."
+        model: nn.Module,                     # a PatchModel, or any module from images to class scores
+        images: Tensor | list,                # (B, C, *image_size), or what the model takes
+        labels: Tensor,                       # (B,) class numbers
+        optimizer: torch.optim.Optimizer,     # over the model's parameters
+        content: Tensor | None = None,        # (B, K), above 0 where a patch has content; every patch unless given
+        precision: Precision | None = None,   # number format; that of the weights unless given
+        on_inner: Callable | None = None,     # called with (0, loss, None, None) after the backward pass
+    ) -> StepResult:
+        "One batch: one update."
         precision = precision or Precision()
         optimizer.zero_grad()
         with precision.autocast():
             scores = model(images) if content is None else model(images, content)
-            loss = self.loss(scores.float() if scores.dtype != torch.float64 else scores, labels.to(scores.device))
+            full = scores if scores.dtype == torch.float64 else scores.float()
+            loss = self.loss(full, labels.to(scores.device))
         precision.backward(loss)
         if on_inner: on_inner(0, loss.detach(), None, None)
         precision.step(optimizer)
         return StepResult(loss.detach()[None], scores.detach(), None, 1)
 
-# %% ../nbs/05_strategy.ipynb #4d287326
-class PatchGD(Strategy):
-    "Patch Gradient Descent: fill Z without gradient, then let gradient through a few sampled patches at a time (Algorithm 1)."
-    def __init__(self,
-        sampler,            # which patches carry gradient in each inner iteration
-        inner_steps=None,   # inner iterations J per batch; as many as a cover takes unless given
-        accumulate=None,    # inner iterations per optimizer step (epsilon); all J unless given
-        fill_mode='eval',   # what BatchNorm and dropout do while Z is filled, see `module_mode`
-        chunk=8,            # patches of each image encoded at a time while Z is filled
-    ):
-        for name, v in dict(inner_steps=inner_steps, accumulate=accumulate).items():
-            if v is not None and v < 1: raise ValueError(f'{name}={v} must be at least 1, or None for the whole cover.')
-        self.sampler, self.inner_steps, self.accumulate, self.fill_mode, self.chunk = sampler, inner_steps, accumulate, fill_mode, chunk
-
-    def draw(self, content): return self.sampler(content, self.inner_steps)
-
-    def begin(self, model, images, content, sampled, names, dihedral):
-        "Z before the first inner iteration, which need not fill what it writes itself; and the cells that this batch writes, for `end`."
-        rest = (content > 0) & ~sampled[0]
-        return ZBlock(model.fill(images, self.chunk, mode=self.fill_mode, cells=rest.nonzero())), rest | sampled.any(0)
-
-    def end(self, Z, changed, steps, names, dihedral): pass
-
-    def step(self, model, images, labels, optimizer, content=None, precision=None, on_inner=None, names=None, dihedral=None):
-        "One batch: J inner iterations, an optimizer step after every `accumulate` of them and after the last."
-        precision, labels = precision or Precision(), labels.to(model.device)
-        content = torch.ones(len(images), len(model.grid)) if content is None else content.cpu()
-        sampled = self.draw(content)
-        J = len(sampled)
-        every, losses, n_steps = min(self.accumulate or J, J), [], 0
-        with precision.autocast(): Z, changed = self.begin(model, images, content, sampled, names, dihedral)
-        optimizer.zero_grad()
-        todo = [s.nonzero() for s in sampled]
-        for j, (cells, patches) in enumerate(zip(todo, model.grid.stream(images, todo)), 1):
-            cells = cells.to(model.device, non_blocking=True)
-            with precision.autocast():
-                with _count_once(model.backbone, J): latents = model.encode(patches)
-                scores = model.head(Z.write(cells, latents))
-                loss = self.loss(scores.to(Z.z.dtype), labels)
-            group = min(every, J - (j - 1) // every * every)   # the last group may be shorter
-            precision.backward(loss / group)
-            losses.append(loss.detach())
-            if on_inner: on_inner(j - 1, losses[-1], cells, Z)
-            if j % every == 0 or j == J:
-                precision.step(optimizer)
-                n_steps += 1
-        self.end(Z, changed, J, names, dihedral)
-        return StepResult(torch.stack(losses), scores.detach(), sampled, n_steps)
-
 # %% ../nbs/05_strategy.ipynb #93aea99c
 @contextmanager
-def _count_once(module, times):
-    "Let `times` calls of `module` move BatchNorm's running statistics as far as one call does."
+def _count_as_one(module: nn.Module, calls: int) -> Iterator[None]:
+    "Let `calls` calls of `module` together move BatchNorm's running statistics as far as one call does."
     norms = [m for m in module.modules() if isinstance(m, BATCHNORM) and m.momentum]
     before = [m.momentum for m in norms]
-    for m in norms: m.momentum = 1 - (1 - m.momentum) ** (1 / times)
+    for m in norms: m.momentum = 1 - (1 - m.momentum) ** (1 / calls)
     try: yield
     finally:
         for m, momentum in zip(norms, before): m.momentum = momentum
 
+# %% ../nbs/05_strategy.ipynb #4d287326
+class PatchGD(Strategy):
+    "Patch Gradient Descent (Algorithm 1): fill Z without gradient, then send gradient through a few patches at a time."
+    def __init__(self,
+        sampler: PatchSampler,            # which patches carry gradient in each inner iteration
+        inner_steps: int | None = None,   # inner iterations J per batch; as many as a cover takes unless given
+        accumulate: int | None = None,    # inner iterations per optimizer step (epsilon); all J unless given
+        fill_mode: str = 'eval',          # what BatchNorm and dropout do while Z is filled, see `module_mode`
+        chunk: int = 8,                   # patches of each image encoded at a time while Z is filled
+    ):
+        for name, value in dict(inner_steps=inner_steps, accumulate=accumulate).items():
+            if value is not None and value < 1:
+                raise ValueError(f'{name}={value} must be at least 1, or None for the whole cover.')
+        self.sampler, self.inner_steps, self.accumulate = sampler, inner_steps, accumulate
+        self.fill_mode, self.chunk = fill_mode, chunk
+
+    def step(self,
+        model: PatchModel,                    # backbone, grid and head
+        images: Tensor | list,                # (B, C, *image_size) or a list of B lazily read images
+        labels: Tensor,                       # (B,) class numbers
+        optimizer: torch.optim.Optimizer,     # over the model's parameters
+        content: Tensor | None = None,        # (B, K), above 0 where a patch has content; every patch unless given
+        precision: Precision | None = None,   # number format; that of the weights unless given
+        on_inner: Callable | None = None,     # called with (j, loss, sampled cells, Z) after each backward pass
+        names: list | None = None,            # of the images, where Z is kept between batches
+        dihedral: Tensor | None = None,       # (B,) how each image was rotated and flipped, see `apply_dihedral`
+    ) -> StepResult:
+        "One batch: J inner iterations, an optimizer step after every `accumulate` of them and after the last."
+        precision, labels = precision or Precision(), labels.to(model.device)
+        if content is None: content = torch.ones(len(images), len(model.grid))
+        content = content.cpu()
+        sampled = self.sample(content)                           # (J, B, K): the patches of each inner iteration
+        J = len(sampled)
+        accumulate = min(self.accumulate or J, J)
+        with precision.autocast():
+            Z, filled = self.fill(model, images, content, sampled, names, dihedral)   # no gradient
+        optimizer.zero_grad()
+        losses, n_steps = [], 0
+        parts = [chosen.nonzero() for chosen in sampled]         # rows of (image, patch index)
+        for j, (cells, patches) in enumerate(zip(parts, model.grid.stream(images, parts)), 1):
+            cells = cells.to(model.device, non_blocking=True)
+            with precision.autocast():
+                with _count_as_one(model.backbone, calls=J):
+                    latents = model.encode(patches)              # with gradient
+                z = Z.write(cells, latents)
+                scores = model.head(z)
+                loss = self.loss(scores.to(z.dtype), labels)
+            group_start = (j - 1) // accumulate * accumulate
+            precision.backward(loss / min(accumulate, J - group_start))   # the last group may be shorter
+            losses.append(loss.detach())
+            if on_inner: on_inner(j - 1, losses[-1], cells, Z)
+            if j % accumulate == 0 or j == J:
+                precision.step(optimizer)
+                n_steps += 1
+        self.keep(Z, filled | sampled.any(0), J, names, dihedral)
+        return StepResult(torch.stack(losses), scores.detach(), sampled, n_steps)
+
+    def sample(self,
+        content: Tensor,  # (B, K), above 0 where a patch has content
+    ) -> Tensor:
+        "The patches that carry gradient in each inner iteration: (J, B, K) bool."
+        return self.sampler(content, self.inner_steps)
+
+    def fill(self,
+        model: PatchModel,         # that encodes
+        images: Tensor | list,     # of this batch
+        content: Tensor,           # (B, K), above 0 where a patch has content
+        sampled: Tensor,           # (J, B, K), from `sample`
+        names: list | None,        # of the images
+        dihedral: Tensor | None,   # (B,) how each image was rotated and flipped
+    ) -> tuple[ZBlock, Tensor]:
+        "Z before the first inner iteration, which writes its own cells itself; and the cells filled, (B, K) bool."
+        filled = (content > 0) & ~sampled[0]
+        z = model.fill(images, self.chunk, mode=self.fill_mode, cells=filled.nonzero())
+        return ZBlock(z), filled
+
+    def keep(self,
+        Z: ZBlock,                 # after the last inner iteration
+        written: Tensor,           # (B, K) bool, the cells that this batch filled or wrote
+        steps: int,                # inner iterations J of this batch
+        names: list | None,        # of the images
+        dihedral: Tensor | None,   # (B,) how each image was rotated and flipped
+    ) -> None:
+        "What becomes of Z after the batch: it is forgotten."
+
 # %% ../nbs/05_strategy.ipynb #82496085
 class ExactPatchGD(Strategy):
-    "The full gradient at patch memory: fill Z, one backward pass of the head for dL/dZ, then each chunk's with its share of it."
+    "The full gradient at patch memory: fill Z, dL/dZ by one backward pass of the head, then each chunk with its share."
     def __init__(self,
-        chunk=8,               # patches of each image in memory at a time
-        backbone_mode='frozen_stats',   # 'frozen_stats': BatchNorm uses its running statistics, and the gradient is exact for every chunk; 'train': those of the chunk
+        chunk: int = 8,                        # patches of each image in memory at a time
+        backbone_mode: str = 'frozen_stats',   # see `module_mode`; by 'train' the result depends on the chunk
     ):
         if chunk < 1: raise ValueError(f'chunk={chunk} must be at least 1.')
         self.chunk, self.backbone_mode = chunk, backbone_mode
 
-    def step(self, model, images, labels, optimizer, content=None, precision=None, on_inner=None):
+    def step(self,
+        model: PatchModel,                    # backbone, grid and head
+        images: Tensor | list,                # (B, C, *image_size) or a list of B lazily read images
+        labels: Tensor,                       # (B,) class numbers
+        optimizer: torch.optim.Optimizer,     # over the model's parameters
+        content: Tensor | None = None,        # (B, K), above 0 where a patch has content; every patch unless given
+        precision: Precision | None = None,   # number format; that of the weights unless given
+        on_inner: Callable | None = None,     # called with (0, loss, encoded cells, Z) after the backward passes
+    ) -> StepResult:
         "One batch: every patch encoded twice, the second time with gradient; dropout is replayed."
         precision, labels = precision or Precision(), labels.to(model.device)
         cells = model.cells(images, content)
         parts = [p for p in cells.split(self.chunk * len(images)) if len(p)]   # none, if all is blank
         optimizer.zero_grad()
         with module_mode(model.backbone, self.backbone_mode):
-            z, states = self._fill(model, images, parts, precision)
+            z, states = self._fill(model, images, parts, precision)            # no gradient
             with precision.autocast():
                 scores = model.head(z)
                 loss = self.loss(scores.to(z.dtype), labels)
-            precision.backward(loss)
-            grad = z.grad.flatten(2).transpose(1, 2)
+            precision.backward(loss)                                           # through the head only: dL/dZ
+            slope = z.grad.flatten(2).transpose(1, 2)                          # (B, K, latent_dim)
             for part, state, patches in zip(parts, states, model.grid.stream(images, parts)):
-                with replay_random_state(state, model.device), _count_once(model.backbone, len(parts)), precision.autocast():
-                    latents = model.encode(patches)
-                latents.backward(grad[part[:, 0], part[:, 1]].to(latents.dtype))
+                one_call = _count_as_one(model.backbone, calls=len(parts))
+                with replay_random_state(state, model.device), one_call, precision.autocast():
+                    latents = model.encode(patches)                            # again, with gradient
+                latents.backward(slope[part[:, 0], part[:, 1]].to(latents.dtype))
         if on_inner: on_inner(0, loss.detach(), cells, ZBlock(z))
         precision.step(optimizer)
         sampled = torch.zeros(1, len(images), len(model.grid), dtype=torch.bool)
-        sampled[0, cells[:, 0].cpu(), cells[:, 1].cpu()] = True
+        sampled[0, cells[:, 0], cells[:, 1]] = True
         return StepResult(loss.detach()[None], scores.detach(), sampled, 1)
 
     def _fill(self, model, images, parts, precision):
         "Z with every part encoded, ready to collect dL/dZ, and the random state before each part."
         z = torch.zeros(len(images), len(model.grid), model.latent_dim, device=model.device, dtype=model.dtype)
         states = []
-        # the second pass updates running statistics, the first must not
-        with torch.no_grad(), module_mode(model.backbone, 'batch_stats' if self.backbone_mode == 'train' else self.backbone_mode):
+        # the second pass moves the running statistics, the first must not
+        mode = 'batch_stats' if self.backbone_mode == 'train' else self.backbone_mode
+        with torch.no_grad(), module_mode(model.backbone, mode):
             for part, patches in zip(parts, model.grid.stream(images, parts)):
                 states.append(torch_random_state(model.device))
                 with precision.autocast(): z[part[:, 0], part[:, 1]] = model.encode(patches).to(z.dtype)
@@ -184,38 +258,73 @@ class ExactPatchGD(Strategy):
 
 # %% ../nbs/05_strategy.ipynb #389af746
 class CarryPatchGD(PatchGD):
-    "PatchGD that keeps Z of each training image between epochs: filled once, later only its oldest cells are encoded anew."
-    keeps = True   # the trainer tells it the names of a batch's images, and how each was turned
+    "PatchGD that keeps Z of each training image between epochs: filled once, later only its oldest cells are encoded."
+    needs_names = True
+
     def __init__(self,
-        sampler,            # which patches carry gradient in each inner iteration
-        bank,               # the ZBank
-        inner_steps=None,   # inner iterations J per batch; a quarter of a cover unless given
-        accumulate=None,    # inner iterations per optimizer step (epsilon); all J unless given
-        refresh=1/8,        # share of an image's patches, the oldest cells of Z, encoded anew without gradient in each batch
-        fill_mode='eval',   # what BatchNorm and dropout do meanwhile, see `module_mode`
-        chunk=8,            # patches of each image encoded at a time without gradient
+        sampler: PatchSampler,            # which patches carry gradient in each inner iteration
+        bank: ZBank,                      # where Z is kept
+        inner_steps: int | None = None,   # inner iterations J per batch; a quarter of a cover unless given
+        accumulate: int | None = None,    # inner iterations per optimizer step (epsilon); all J unless given
+        refresh: float = 1/8,             # share of an image's patches, the oldest cells of Z, encoded in each batch
+        fill_mode: str = 'eval',          # what BatchNorm and dropout do meanwhile, see `module_mode`
+        chunk: int = 8,                   # patches of each image encoded at a time without gradient
     ):
         super().__init__(sampler, inner_steps, accumulate, fill_mode, chunk)
-        if not 0 <= refresh <= 1: raise ValueError(f'refresh={refresh} must be between 0 and 1: it is a share of the patches.')
+        if not 0 <= refresh <= 1:
+            raise ValueError(f'refresh={refresh} must be between 0 and 1: it is a share of the patches.')
         self.bank, self.refresh = bank, refresh
 
-    def draw(self, content): return self.sampler(content, self.inner_steps or -(-cover_steps(content, self.sampler.fraction) // 4))
-    def state_dict(self): return self.bank.mark()
-    def load_state_dict(self, state): self.bank.rewind(state)
+    def sample(self,
+        content: Tensor,  # (B, K), above 0 where a patch has content
+    ) -> Tensor:
+        "The patches that carry gradient in each inner iteration: (J, B, K) bool."
+        quarter = -(-cover_steps(content, self.sampler.fraction) // 4)   # rounded up
+        return self.sampler(content, self.inner_steps or quarter)
 
-    def begin(self, model, images, content, sampled, names, dihedral):
-        "Z from the bank; encoded are cells it has never seen and its oldest ones, but none that are about to be written."
-        if names is None: raise ValueError('CarryPatchGD keeps Z under the names of images, and these have none: give batches of (images, labels, content, names).')
+    def fill(self,
+        model: PatchModel,         # that encodes
+        images: Tensor | list,     # of this batch
+        content: Tensor,           # (B, K), above 0 where a patch has content
+        sampled: Tensor,           # (J, B, K), from `sample`
+        names: list | None,        # of the images
+        dihedral: Tensor | None,   # (B,) how each image was rotated and flipped
+    ) -> tuple[ZBlock, Tensor]:
+        "Z from the bank, encoded where it has never been or is oldest; and the cells filled, (B, K) bool."
+        if names is None:
+            raise ValueError('CarryPatchGD keeps Z under the names of images, and these have none: '
+                             'give batches of (images, labels, content, names).')
         z, age = self.bank.read(names, (model.latent_dim, *model.grid.shape), dihedral)
-        z = torch.where(age[..., None] < 0, model.blank_z(len(images)), z.to(model.device, model.dtype)) if (age < 0).any() else z.to(model.device, model.dtype)
-        new, soon = (age < 0) & (content > 0), sampled.any(0)
-        old = age.masked_fill((content <= 0) | new | soon, -1)
+        z, unknown = z.to(model.device, model.dtype), age < 0
+        if unknown.any():
+            z = torch.where(unknown[..., None].to(model.device), model.blank_z(len(images)), z)
+        new = unknown & (content > 0)
+        # the oldest of the others, but none that an inner iteration writes anyway
+        candidates = age.masked_fill((content <= 0) | new | sampled.any(0), -1)
         budget = torch.ceil((content > 0).sum(1, keepdim=True) * self.refresh)
-        fresh = new | (old.argsort(1, descending=True).argsort(1) < budget) & (old >= 0)
-        Z = model.fill(images, self.chunk, mode=self.fill_mode, cells=(fresh & ~sampled[0]).nonzero(), z=z)
-        return ZBlock(Z, age.clamp(min=0).masked_fill(fresh, 0)), fresh | soon
+        rank = candidates.argsort(1, descending=True).argsort(1)
+        filled = new | (rank < budget) & (candidates >= 0)
+        cells = (filled & ~sampled[0]).nonzero()
+        z = model.fill(images, self.chunk, mode=self.fill_mode, cells=cells, z=z)
+        return ZBlock(z, age.clamp(min=0).masked_fill(filled, 0)), filled
 
-    def end(self, Z, changed, steps, names, dihedral):
+    def keep(self,
+        Z: ZBlock,                 # after the last inner iteration
+        written: Tensor,           # (B, K) bool, the cells that this batch filled or wrote
+        steps: int,                # inner iterations J of this batch
+        names: list | None,        # of the images
+        dihedral: Tensor | None,   # (B,) how each image was rotated and flipped
+    ) -> None:
         "What this batch wrote goes back to the bank."
         self.bank.clock += steps
-        self.bank.write(names, changed, Z.z, Z.age, dihedral)
+        self.bank.write(names, written, Z.z, Z.age, dihedral)
+
+    def state_dict(self) -> dict:
+        "What brings the bank back to this moment, as plain data."
+        return self.bank.mark()
+
+    def load_state_dict(self,
+        state: dict,  # from `state_dict`
+    ) -> None:
+        "Bring the bank back to the moment of a checkpoint."
+        self.bank.rewind(state)

@@ -1,4 +1,4 @@
-"On a GPU: what was foretold, against what its allocator counts; and training in 16 bits. Not run on a GPU yet; skipped where there is none."
+"On a GPU: what was predicted, against what its allocator counts; and training in 16 bits. Not run on a GPU yet; skipped where there is none."
 import gc, math
 import pytest, torch
 from patchgd_nb.memory import plan, step_bytes
@@ -23,7 +23,7 @@ def batches_of(model, batch):
 
 
 def peak_of(size, batch, fraction, precision='off'):
-    "Bytes foretold, and those that the allocator counted at most in the second and third batch."
+    "Bytes predicted, and those that the allocator counted at most in the second and third batch."
     gc.collect(); torch.cuda.empty_cache()
     before, model = torch.cuda.memory_allocated(), model_of(size)
     predicted = step_bytes(model, batch, math.ceil(len(model.grid) * fraction), precision=precision)['peak']
@@ -35,7 +35,7 @@ def peak_of(size, batch, fraction, precision='off'):
 
 
 @pytest.mark.parametrize('precision', ['off', 'bf16', 'fp16'])
-def test_a_foretold_peak_is_within_10_per_cent(precision):
+def test_a_predicted_peak_is_within_10_per_cent(precision):
     predicted, counted = peak_of(2048, 2, 1/2, precision)
     assert counted == pytest.approx(predicted, rel=.1)
 

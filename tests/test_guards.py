@@ -66,8 +66,6 @@ def test_no_circles():
         assert free, f'these import each other: {sorted(left)}'
         for m in free: del left[m]
 
-LATER = {'05_strategy': {'patchgd_nb.memory'}}   # to be moved: may only shrink
-
 @pytest.mark.parametrize('path', LESSONS, ids=lambda p: p.stem)
 def test_a_lesson_meets_no_later_one(path):
     "In demonstrations, too: wings below and earlier lessons only."
@@ -75,7 +73,7 @@ def test_a_lesson_meets_no_later_one(path):
     used = set().union(*(imported(ast.parse(s), 'patchgd_nb.x') for s in code_cells(path)))
     names = {a.name for s in code_cells(path) for n in ast.walk(ast.parse(s)) if isinstance(n, ast.ImportFrom) and n.module == 'patchgd_nb' for a in n.names}
     assert not names, f'{path.name} imports {names} from the package: say the module'
-    assert not {u for u in used if rank(u) >= rank(own)} - LATER.get(path.stem, set())
+    assert not {u for u in used if rank(u) >= rank(own)}
 
 def hung(tree):
     "Functions hung onto a class after the fact: `Class.name = function`."

@@ -100,7 +100,7 @@ def test_the_size_of_the_image_costs_z_and_the_head_only():
 
 
 def test_a_real_step_on_16384_pixels_takes_what_one_on_2048_takes_but_for_z_and_head():
-    "At 32 sampled patches; within 2 per cent, after the growth that the plan foretells."
+    "At 32 sampled patches; within 2 per cent, after the growth that the plan predicts."
     need, real = {}, {}
     for size in (2048, 16384):
         torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"A step that will not fit is foretold; memory that runs out ends in a sentence, and is free again."
+"A step that will not fit is predicted; memory that runs out ends in a sentence, and is free again."
 import gc, weakref
 import pytest, torch
 from patchgd_nb.memory import step_bytes
@@ -14,14 +14,14 @@ def batch(n=2): return torch.randint(256, (n, 3, 256, 256), dtype=torch.uint8), 
 
 
 @pytest.mark.parametrize('strategy', [PatchGD(CoverSampler(1/4)), ExactPatchGD(4)], ids=repr)
-def test_a_step_that_will_not_fit_is_foretold_with_one_that_does(strategy):
+def test_a_step_that_will_not_fit_is_predicted_with_one_that_does(strategy):
     half = step_bytes(model(), 2, 4)['peak'] / .9
     with pytest.warns(UserWarning, match=r'a step on 4 images with 4 sampled patches of each is expected to take 0\.\d+ GiB, more than the 0\.\d+ GiB there are: batch_size=2 fits') as said:
         Trainer(model(), strategy, [batch(4), batch(4)], epochs=2, memory_budget=half + 2**16, progress=False).fit()
     assert len([w for w in said if 'expected to take' in str(w.message)]) == 1      # once, not for every batch
 
 
-def test_what_fits_is_not_spoken_of(recwarn):
+def test_what_fits_is_not_warned_about(recwarn):
     Trainer(model(), PatchGD(CoverSampler(1/4)), [batch()], epochs=1, memory_budget='4GB', progress=False).fit()
     Trainer(model(), GradientDescent(), [batch()], epochs=1, memory_budget='1MB', progress=False).fit()      # nothing is known of it
     assert not [w for w in recwarn if 'expected to take' in str(w.message)]
