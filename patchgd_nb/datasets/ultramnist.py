@@ -174,6 +174,7 @@ def image_layout(
     chosen = [int(rng.choice(np.flatnonzero(digits.labels == d))) for d in summands]
     return [PlacedDigit(*corner, int(s), d, k) for corner, s, d, k in zip(corners, sizes, summands, chosen)]
 
+# %% ../../nbs/datasets/ultramnist.ipynb #5b8e21a7
 def draw_image(
     digits: DigitImages,        # pictures to paste
     layout: list[PlacedDigit],  # as `image_layout` gives it
@@ -228,7 +229,7 @@ def make_ultramnist(
     _check_settings(image_size, min_sum, max_sum, format)
     out = Path(out)
     (out / 'images').mkdir(parents=True, exist_ok=True)
-    source = {split: load_digit_images(split, mnist).source for split in ('train', 'valid')}['train']
+    source, _ = (load_digit_images(split, mnist).source for split in ('train', 'valid'))   # a missing file is met here
     if source.startswith('scikit'): mnist = 'scikit-learn'   # no worker may try to download once more
     jobs = [_Job(out / 'images' / f'{split}_{i:06d}.{format}', mnist, seed, split, i, image_size, min_sum, max_sum)
             for split, n in (('train', train), ('valid', valid)) for i in range(n)]
@@ -290,6 +291,19 @@ def _row_problem(where, name, digit_sum, is_repeated, files):
         return FileNotFoundError(f'{where}: there is no {name!r}.png or .jpeg in images: '
                                  'add the image or remove its row.')
 
+# %% ../../nbs/datasets/ultramnist.ipynb #92f4b3d8
+def _read_pixels(path, height, width):
+    "The pixels of a file, (height, width) uint8; a ValueError if it is broken or has another size."
+    try:
+        with Image.open(path, formats=['PNG', 'JPEG']) as picture:
+            size = picture.size   # known before anything is decoded
+            if size == (width, height): return np.array(picture.convert('L'))
+    except Exception as e:
+        raise ValueError(f'{path} cannot be read as an image ({error_text(e)}): '
+                         'make or copy it again, or remove its row.') from e
+    raise ValueError(f'{path} has {size[1]} x {size[0]} pixels, but the grid is made for {height} x {width}: '
+                     'choose the size it was made with.')
+
 # %% ../../nbs/datasets/ultramnist.ipynb #d09d0957
 class UltraMNIST:
     "A data set of images with their sums: (image (1, size, size) uint8, digit_sum, content (K,), name) each."
@@ -306,24 +320,9 @@ class UltraMNIST:
     def __getitem__(self, i: int) -> 'tuple[torch.Tensor, int, torch.Tensor, str] | None':
         import torch   # here, for processes that draw need none of it
         row = self.rows.iloc[i]
-        try: image = torch.from_numpy(self.pixels(row.path))[None]
+        try: image = torch.from_numpy(_read_pixels(row.path, *self.grid.image_size))[None]
         except ValueError as e: return self.bad(row.image_id, e)
         return image, int(row.digit_sum), self.content(image), row.image_id
-
-    def pixels(self,
-        path: str | Path,  # of an image
-    ) -> np.ndarray:       # (size, size) uint8
-        "The pixels of a file; a ValueError if it is broken or of another size than the grid's."
-        height, width = self.grid.image_size
-        try:
-            with Image.open(path, formats=['PNG', 'JPEG']) as picture:
-                size = picture.size   # known before anything is decoded
-                if size == (width, height): return np.array(picture.convert('L'))
-        except Exception as e:
-            raise ValueError(f'{path} cannot be read as an image ({error_text(e)}): '
-                             'make or copy it again, or remove its row.') from e
-        raise ValueError(f'{path} has {size[1]} x {size[0]} pixels, but the grid is made for {height} x {width}: '
-                         'choose the size it was made with.')
 
     def content(self,
         image: 'torch.Tensor',  # (1, size, size) uint8
