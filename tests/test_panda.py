@@ -3,8 +3,8 @@ import json, os, signal, subprocess, sys, time
 from pathlib import Path
 import shutil
 import numpy as np, pandas as pd, pytest, tifffile, torch
-from patchgd_nb.datasets.biopsy import INK, PATTERNS, SPREAD, draw_biopsy, glands, spread
-from patchgd_nb.datasets.panda import COLUMNS, SCORES, cut_regions, make_mini_panda, odd_pair, plan_cohort, prepare_panda, read_panda, split_folds
+from patchgd_nb.datasets.biopsy import GLAND_INK, GLAND_SPREAD, PATTERNS, draw_biopsy, draw_glands, ink_spread
+from patchgd_nb.datasets.panda import COLUMNS, GRADE_OF_SCORE, cut_regions, make_mini_panda, score_problem, plan_cohort, prepare_panda, read_panda, split_folds
 from patchgd_nb.patches import PatchGrid
 
 TOP = Path(__file__).resolve().parent.parent
@@ -70,10 +70,10 @@ def test_cohorts_of_different_seeds_share_nothing():
 
 def test_glands_differ_in_shape_alone():
     for p in PATTERNS:
-        for g in glands(p):
-            assert g.sum() == pytest.approx(INK, abs=.01) and spread(g) == pytest.approx(SPREAD, abs=.5)
+        for g in draw_glands(p):
+            assert g.sum() == pytest.approx(GLAND_INK, abs=.01) and ink_spread(g) == pytest.approx(GLAND_SPREAD, abs=.5)
             assert 0 <= g.min() and g.max() < 1.35
-    assert min(np.abs(glands(p).mean(0) - glands(q).mean(0)).max() for p in PATTERNS for q in PATTERNS if p < q) > .02
+    assert min(np.abs(draw_glands(p).mean(0) - draw_glands(q).mean(0)).max() for p in PATTERNS for q in PATTERNS if p < q) > .02
 
 
 def test_a_thumbnail_does_not_tell_the_pattern():
@@ -222,4 +222,4 @@ def test_the_cohort_killed_ten_times_ends_the_same(tmp_path):
 
 
 @pytest.mark.parametrize('score, grade, odd', [('0+0', '0', False), ('negative', '0', False), ('3+4', '2', False), ('4+3', '2', True), ('5+5', '5', False), ('3+5', '4', False), ('9+9', '5', True), ('', '4', False), ('negative', '1', True)])
-def test_scores_and_grades(score, grade, odd): assert (odd_pair(score, grade) is not None) == odd
+def test_scores_and_grades(score, grade, odd): assert (score_problem(score, grade) is not None) == odd

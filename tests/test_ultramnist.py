@@ -5,7 +5,7 @@ import numpy as np, pandas as pd, pytest, torch
 from hypothesis import given, strategies as st
 from PIL import Image
 from patchgd_nb.patches import PatchGrid
-from patchgd_nb.datasets.ultramnist import UltraMNIST, digit_pool, digit_sizes, digits_of_sum, draw_image, make_ultramnist, place_boxes, plan_image, read_idx, read_ultramnist
+from patchgd_nb.datasets.ultramnist import UltraMNIST, load_digit_images, digit_sizes, digits_of_sum, draw_image, make_ultramnist, place_boxes, image_layout, read_idx, read_ultramnist
 
 TOP = Path(__file__).resolve().parent.parent
 KWARGS = dict(train=20, valid=10, image_size=256, max_sum=9, mnist='scikit-learn', seed=5, progress=False)
@@ -73,7 +73,7 @@ def test_light_lies_in_the_boxes(digits):
 
 
 def test_validation_has_other_digits():
-    a, b = digit_pool('train', 'scikit-learn'), digit_pool('valid', 'scikit-learn')
+    a, b = load_digit_images('train', 'scikit-learn'), load_digit_images('valid', 'scikit-learn')
     assert not {i.tobytes() for i in a[0]} & {i.tobytes() for i in b[0]} and len(a[0]) + len(b[0]) == 1797
 
 
@@ -104,24 +104,24 @@ def test_killed_at_random_moments_it_ends_the_same(tmp_path):
 @pytest.mark.parametrize('format', ['png', 'jpeg'])
 def test_items_and_content(tmp_path, format):
     folder, grid = make_ultramnist(tmp_path, format=format, workers=1, **KWARGS), PatchGrid(256, 32)
-    pool = digit_pool('train', 'scikit-learn')
+    pool = load_digit_images('train', 'scikit-learn')
     for i, (image, total, content, name) in enumerate(UltraMNIST(read_ultramnist(folder, 'train'), grid)):
-        drawn = torch.from_numpy(draw_image(pool, plan_image(pool, 5, 'train', i, 256, 0, 9), 256))
+        drawn = torch.from_numpy(draw_image(pool, image_layout(pool, 5, 'train', i, 256, 0, 9), 256))
         assert image.shape == (1, 256, 256) and total == i % 10 and (image[0].int() - drawn.int()).abs().max() <= (0 if format == 'png' else 90)
         lit = (grid.extract(drawn[None, None], range(64)) > 32).flatten(2).any(2)[0]
         assert not (lit & (content == 0)).any() and (content > 0).float().mean() < .8
 
 
 def test_idx_files_of_mnist(data, tmp_path):
-    images, labels, source = digit_pool('valid', str(data / 'mnist'))
+    images, labels, source = load_digit_images('valid', str(data / 'mnist'))
     assert images.shape == (10000, 28, 28) and labels.shape == (10000,) and labels.max() == 9 and 'MNIST' in source
-    assert digit_pool('train', str(data / 'mnist'))[0].shape == (60000, 28, 28)
+    assert load_digit_images('train', str(data / 'mnist'))[0].shape == (60000, 28, 28)
     name = 't10k-labels-idx1-ubyte'
     (tmp_path / name).write_bytes(gzip.open(data / f'mnist/{name}.gz').read())
     assert (read_idx(tmp_path / name) == labels).all()
     (tmp_path / 'cut.gz').write_bytes((data / f'mnist/{name}.gz').read_bytes()[:2000])
     with pytest.raises(ValueError, match='cut.gz'): read_idx(tmp_path / 'cut.gz')
-    with pytest.raises(FileNotFoundError, match='train-images'): digit_pool('train', str(tmp_path))
+    with pytest.raises(FileNotFoundError, match='train-images'): load_digit_images('train', str(tmp_path))
 
 
 @pytest.mark.parametrize('kwargs', [dict(image_size=64), dict(max_sum=46), dict(min_sum=5, max_sum=4), dict(format='gif')])
