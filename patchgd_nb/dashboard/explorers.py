@@ -66,10 +66,9 @@ class Explorer:
         with self.figure.batch_update():
             while len(self.figure.data) < len(lines): self.figure.add_trace(go.Scatter(x=[], y=[]))
             for drawn, (name, (x, y, style)) in zip(self.figure.data, lines.items()):
-                drawn.update(x=x, y=y, name=name, line=style)
-                if style.get('dash') == 'dot':   # a level carries its name itself
-                    drawn.update(showlegend=False, text=['', name], mode='lines+text', textposition='top left')
-                else: drawn.update(showlegend=True, text=None, mode='lines', textposition='top left')
+                level = style.get('dash') == 'dot'   # carries its name itself
+                label = dict(text=['', name], mode='lines+text') if level else dict(text=None, mode='lines')
+                drawn.update(x=x, y=y, name=name, line=style, showlegend=not level, textposition='top left', **label)
 
     def _ipython_display_(self):
         if self.view == 'widgets': return display(self.box)
