@@ -348,7 +348,7 @@ def test_what_the_page_gets_fits_the_frame(shape):
     frame = dict(epoch=0, batch=0, j=0, loss=1., name='a', label=0, winner=0, rows=shape[0], cols=shape[1], factor=1, state=np.full(K, 3, np.uint8), times=np.arange(K), age=np.zeros(K, int),
                  colours=np.zeros((3, K)), norm=np.ones(K), channel=np.ones(K), share=np.zeros(K))
     drawn = frame_message(frame, 'times')
-    assert drawn['most'] == dict(times=K - 1, age=0) and drawn['times'][-1] == 255 and set(drawn['age']) == {0}
+    assert drawn['max'] == dict(times=K - 1, age=0) and drawn['times'][-1] == 255 and set(drawn['age']) == {0}
 
 
 @pytest.mark.browser

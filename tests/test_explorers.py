@@ -28,7 +28,7 @@ def test_what_cannot_be_is_said():
 
 @pytest.mark.browser
 def test_in_jupyterlab(lab, page):
-    code = 'from patchgd_nb.dashboard.explorers import SamplerExplorer, MemoryWall, GradientExplorer\nexplorers = [SamplerExplorer(), MemoryWall(), GradientExplorer()]\nfor e in explorers: display(e.box)'
+    code = 'from patchgd_nb.dashboard import SamplerExplorer, MemoryWall, GradientExplorer\nexplorers = [SamplerExplorer(), MemoryWall(), GradientExplorer()]\nfor e in explorers: display(e.box)'
     nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)], metadata={'kernelspec': {'display_name': 'python3', 'language': 'python', 'name': 'python3'}}), lab.root / 'explore.ipynb')
     lab.open(page, 'explore.ipynb')
     lab.start(page)
@@ -38,10 +38,10 @@ def test_in_jupyterlab(lab, page):
     paths = lambda i: curve.nth(i).locator('path.js-line').evaluate_all('ps => ps.map(p => p.getAttribute("d")).join()')
     def follows(i, move):
         "After `move` both the curves and the text of explorer `i` are others."
-        before, said = paths(i), text.nth(i).inner_text()
+        before, caption = paths(i), text.nth(i).inner_text()
         move()
         for _ in range(300):
-            if paths(i) != before and text.nth(i).inner_text() != said: return
+            if paths(i) != before and text.nth(i).inner_text() != caption: return
             page.wait_for_timeout(100)
         raise AssertionError(f'explorer {i} did not follow')
     def slide(name, value):

@@ -1,5 +1,5 @@
 "The library without its contributors' tools."
-import subprocess, sys, venv
+import importlib.util, shutil, subprocess, sys, venv, zipfile
 from pathlib import Path
 import pytest
 
@@ -28,6 +28,20 @@ def test_every_module_works_without_the_contributors_tools():
     "nbdev, fastcore and the test tools are made impossible to import."
     run = subprocess.run([sys.executable, '-c', NO_DEV_TOOLS + TRAIN_ONE_BATCH], capture_output=True, text=True, timeout=300)
     assert 'one batch trained' in run.stdout, run.stderr
+
+
+def test_the_wheel_holds_what_is_written_by_hand(tmp_path):
+    "Scripts of the views and `py.typed`, beside every module; built from a copy, with the setuptools that is there or else the index's."
+    source = tmp_path / 'source'
+    shutil.copytree(TOP / 'patchgd_nb', source / 'patchgd_nb', ignore=shutil.ignore_patterns('__pycache__'))
+    for name in ('setup.py', 'settings.ini', 'pyproject.toml', 'README.md', 'LICENSE'): shutil.copy(TOP / name, source)
+    here = ['--no-build-isolation'] if importlib.util.find_spec('setuptools') else []
+    run = subprocess.run([sys.executable, '-m', 'pip', 'wheel', str(source), '--no-deps', *here, '-w', str(tmp_path)], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert run.returncode == 0, run.stdout[-1000:] + run.stderr[-1000:]
+    wheel, = tmp_path.glob('*.whl')
+    packed = set(zipfile.ZipFile(wheel).namelist())
+    wanted = {p.relative_to(TOP).as_posix() for end in ('py', 'js') for p in (TOP / 'patchgd_nb').rglob(f'*.{end}')} | {'patchgd_nb/py.typed'}
+    assert sum(name.endswith('.js') for name in wanted) >= 2 and wanted <= packed, wanted - packed
 
 
 @pytest.mark.slow

@@ -10,8 +10,9 @@ from patchgd_nb.datasets.biopsy import draw_biopsy
 from patchgd_nb.images.readers import ArrayImage, open_image, write_pyramid
 from patchgd_nb.model import PatchModel
 from patchgd_nb.patches import PatchGrid
-from patchgd_nb.dashboard.slide import SlideExplorer
-from patchgd_nb.dashboard.slide_view import MOST, read_view
+from patchgd_nb.dashboard import SlideExplorer
+from patchgd_nb.dashboard.slide import SlidePrediction
+from patchgd_nb.dashboard.slide_view import MAX_PIXELS, read_view
 
 
 @pytest.fixture(scope='module')
@@ -50,7 +51,7 @@ def test_no_view_reads_too_much():
     class Huge:
         shape, levels = (60_000, 60_000), [(60_000, 60_000)]
         def read(self, row, col, height, width, level=0):
-            assert height * width <= MOST
+            assert height * width <= MAX_PIXELS
             return np.zeros((height, width, 3), np.uint8)
     assert read_view(Huge(), 0, 0, 20_000, 20_000, 1000) is None and read_view(Huge(), 30_000, 30_000, 900, 900, 1000)[0].shape == (900, 900, 3)
     assert read_view(Huge(), 70_000, 0, 10, 10, 10) is None
@@ -81,12 +82,22 @@ def test_more_training_shows(slide):
     assert e.page.grid['tints'] != before and e.page.chosen == k
 
 
+def test_a_prediction_needs_no_page(slide):
+    "What the explorer shows is at hand without a widget, and is the same."
+    m = model()
+    p, e = SlidePrediction(m, slide), SlideExplorer(m, slide)
+    k = e.page.chosen
+    assert not hasattr(p, 'page') and np.array_equal(p.share, e.share) and p.caption == e.page.caption
+    assert p.describe(k) == e.page.patch['about'] and np.array_equal(p.patch_pixels(k)[0], opened(e.page.patch['png']))
+    assert p.to_canvas(*p.to_file(3, 5, 7, 9)) == pytest.approx((3, 5, 7, 9)) and len(p.plot().axes) == 3
+
+
 def test_photographs_arrays_and_blank_ones():
     pixels = draw_biopsy(5, 4, 4).pixels
     e = SlideExplorer(model(), ArrayImage(pixels))
     assert e.step == 1 and e.page.grid['um'] == 0
     blank = SlideExplorer(model(), ArrayImage(np.full((512, 512, 3), 250, np.uint8)))
-    assert blank.page.said.split('; ')[1].startswith('0 of 256') and np.isfinite(blank.page.patch['mean']).all()
+    assert blank.page.caption.split('; ')[1].startswith('0 of 256') and np.isfinite(blank.page.patch['mean']).all()
     assert len(e.plot().axes) == len(blank.plot().axes) == 3
     with pytest.raises(ValueError, match='square'): SlideExplorer(PatchModel(nn.Sequential(nn.Flatten(), nn.Linear(192, 8)), PatchGrid((64, 32), 8), 2, 8, 'smaller'), ArrayImage(pixels))
 
@@ -122,7 +133,7 @@ from patchgd_nb.model import PatchModel
 from patchgd_nb.patches import PatchGrid
 torch.manual_seed(0)
 model = PatchModel('test_resnet', PatchGrid({size}, {patch}), n_classes=3, latent_dim=32, head='smaller')'''
-    two = f"from patchgd_nb.dashboard.slide import SlideExplorer\nex = SlideExplorer(model, {str(path)!r}); ex"
+    two = f"from patchgd_nb.dashboard import SlideExplorer\nex = SlideExplorer(model, {str(path)!r}); ex"
     kernel = {'kernelspec': {'display_name': 'python3', 'language': 'python', 'name': 'python3'}}
     nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in (code, two, SPY)], metadata=kernel), lab.root / 'slide.ipynb')
     lab.open(page, 'slide.ipynb')
@@ -198,8 +209,8 @@ def test_without_a_page_pictures_stay(tmp_path):
     "papermill: every explorer leaves a picture with a text, and nothing that needs a page."
     import subprocess, sys
     top = Path(__file__).resolve().parent.parent
-    for name, count in (('08a_explorers', 3), ('08c_slide_explorer', 1)):
-        run = subprocess.run([Path(sys.executable).parent / 'papermill', top / f'nbs/{name}.ipynb', tmp_path / f'{name}.ipynb', '--no-progress-bar'], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    for name, count in (('explorers', 3), ('slide', 1)):
+        run = subprocess.run([Path(sys.executable).parent / 'papermill', top / f'nbs/dashboard/{name}.ipynb', tmp_path / f'{name}.ipynb', '--no-progress-bar'], cwd=tmp_path, capture_output=True, text=True, timeout=300)
         assert run.returncode == 0, run.stderr[-2000:]
         outputs = [o for c in nbformat.read(tmp_path / f'{name}.ipynb', 4).cells for o in c.get('outputs', [])]
         pictures = [o for o in outputs if 'image/png' in o.get('data', {})]

@@ -11,42 +11,54 @@ import copy
 import ipywidgets as W, numpy as np, plotly.graph_objects as go, torch
 from IPython.display import display
 from matplotlib.figure import Figure
-from ..memory import forward_bytes
-from ..model import PatchModel, make_backbone, module_mode
-from ..head import make_head
 from ..patches import PatchGrid
 from ..sampler import CoverSampler, UniformSampler
-from .slide import SlideExplorer   # the fourth, so that all come from one place
+from ..head import make_head
+from ..model import PatchModel, make_backbone, module_mode
 from ..strategy import ExactPatchGD, PatchGD
-from .view import choose_view
+from ..memory import forward_bytes
 from .frames import figure_image
+from .view import choose_view
 
 # %% ../../nbs/dashboard/explorers.ipynb #b33ed6c8
 LINE_COLOURS = ['#0072b2', '#d55e00', '#009e73', '#cc79a7', '#e69f00']
 
 class Explorer:
-    "Controls, a figure that follows them, and a line of text."
+    """Controls, a figure that follows them, and a line of text.
+
+    A subclass has titles and a method `compute`, which takes the values of the controls by name and returns the lines,
+    {name: (x, y, style)}, and the text."""
     title = x = y = ''
     log = False
 
-    def __init__(self, **controls):
-        self.controls = controls
+    def __init__(self,
+        **controls: W.Widget,  # by the names of `compute`'s parameters
+    ):
+        self.controls, self.view = controls, choose_view()
         axis = dict(gridcolor='rgba(128,128,128,.3)', zeroline=False, type='log' if self.log else 'linear')
-        layout = dict(height=380, width=640, margin=dict(l=60, r=10, t=40, b=50), template='none', font_color='#808080', paper_bgcolor='rgba(0,0,0,0)', plot_bgcolor='rgba(0,0,0,0)',
-                      title=self.title, xaxis=dict(title=self.x, **axis), yaxis=dict(title=self.y, **axis), legend=dict(font_size=11))
-        self.view = choose_view()
-        self.text, self.figure = W.HTML(), (go.FigureWidget if self.view == 'widgets' else go.Figure)(layout=layout)   # a widget takes 5 MB of an executed notebook
-        for c in controls.values(): c.observe(lambda change: self.update(), 'value')
+        layout = dict(
+            title=self.title, xaxis=dict(title=self.x, **axis), yaxis=dict(title=self.y, **axis),
+            height=380, width=640, margin=dict(l=60, r=10, t=40, b=50), legend=dict(font_size=11),
+            template='none', font_color='#808080', paper_bgcolor='rgba(0,0,0,0)', plot_bgcolor='rgba(0,0,0,0)')
+        # a widget takes 5 MB of an executed notebook
+        figure = go.FigureWidget if self.view == 'widgets' else go.Figure
+        self.text, self.figure = W.HTML(), figure(layout=layout)
+        for control in controls.values(): control.observe(lambda change: self.update(), 'value')
         self.update()
 
     @property
-    def box(self): return W.VBox([W.HBox([W.VBox(list(self.controls.values())), self.figure], layout=W.Layout(flex_flow='row wrap')), self.text])
+    def box(self) -> W.VBox:
+        "All of it as one widget."
+        controls = W.VBox(list(self.controls.values()))
+        return W.VBox([W.HBox([controls, self.figure], layout=W.Layout(flex_flow='row wrap')), self.text])
 
     @property
-    def values(self): return {k: c.value for k, c in self.controls.items()}
+    def values(self) -> dict:
+        "What the controls are set to."
+        return {name: control.value for name, control in self.controls.items()}
 
-    def update(self):
-        "Compute with the controls as they are, and show it; what cannot be is said in the line of text."
+    def update(self) -> None:
+        "Compute with the controls as they are, and show it; an impossible setting is reported in the line of text."
         try: lines, text = self.compute(**self.values)
         except (ValueError, RuntimeError) as e: lines, text = None, f'<b>{e}</b>'
         self.text.value = text
@@ -54,105 +66,183 @@ class Explorer:
         with self.figure.batch_update():
             while len(self.figure.data) < len(lines): self.figure.add_trace(go.Scatter(x=[], y=[]))
             for drawn, (name, (x, y, style)) in zip(self.figure.data, lines.items()):
-                level = style.get('dash') == 'dot'   # a level carries its name itself
-                drawn.update(x=x, y=y, name=name, line=style, showlegend=not level, text=['', name] if level else None, mode='lines+text' if level else 'lines', textposition='top left')
+                level = style.get('dash') == 'dot'   # carries its name itself
+                label = dict(text=['', name], mode='lines+text') if level else dict(text=None, mode='lines')
+                drawn.update(x=x, y=y, name=name, line=style, showlegend=not level, textposition='top left', **label)
 
     def _ipython_display_(self):
         if self.view == 'widgets': return display(self.box)
-        if self.view == 'static': display(figure_image(self.plot(), f'{self.title}: {self.y} against {self.x}, for {self.values}'))
+        if self.view == 'static':
+            alt = f'{self.title}: {self.y} against {self.x}, for {self.values}'
+            display(figure_image(self.plot(), alt))
         print(self.text.value)
 
-    def plot(self):
+    def plot(self) -> Figure:
         "The figure as it is now, drawn by matplotlib."
         fig = Figure(figsize=(7, 3.4), layout='constrained', dpi=80)
         ax = fig.subplots()
         for d in self.figure.data:
-            ax.plot(d.x, d.y, label=d.name if d.showlegend else None, color=d.line.color, lw=d.line.width, ls={'dash': '--', 'dot': ':'}.get(d.line.dash, '-'))
+            dashes = {'dash': '--', 'dot': ':'}.get(d.line.dash, '-')
+            label = d.name if d.showlegend else None
+            ax.plot(d.x, d.y, label=label, color=d.line.color, lw=d.line.width, ls=dashes)
             if not d.showlegend: ax.text(d.x[-1], d.y[-1], d.name, fontsize=7, ha='right', va='bottom')
-        ax.set(title=self.title, xlabel=self.x, ylabel=self.y, **(dict(xscale='log', yscale='log') if self.log else {}))
+        ax.set(title=self.title, xlabel=self.x, ylabel=self.y)
+        if self.log: ax.set(xscale='log', yscale='log')
         ax.legend(frameon=False, fontsize=8)
         ax.grid(alpha=.3)
         return fig
 
 # %% ../../nbs/dashboard/explorers.ipynb #6ebe57df
-def _slider(text, low, high, value, step=1): return (W.FloatSlider if isinstance(step, float) else W.IntSlider)(description=text, min=low, max=high, value=value, step=step, continuous_update=False)
+def _slider(text, low, high, value, step=1):
+    "A slider that speaks when it is let go; of floats if its step is one."
+    kind = W.FloatSlider if isinstance(step, float) else W.IntSlider
+    return kind(description=text, min=low, max=high, value=value, step=step, continuous_update=False)
 
 # %% ../../nbs/dashboard/explorers.ipynb #581813b7
 SAMPLERS = {'cover': CoverSampler, 'uniform': UniformSampler}
+
+def _expected_coverage(name, f, j):
+    "The share of the patches that was sampled after `j` draws of a share `f`."
+    return np.minimum(1, j / np.ceil(1 / f - 1e-9)) if name == 'cover' else 1 - (1 - f) ** j
 
 class SamplerExplorer(Explorer):
     "Coverage over inner iterations, expected and seen, of two samplers side by side."
     title, x, y = 'patches that carried gradient', 'inner iteration', 'share of the patches'
 
     def __init__(self):
-        super().__init__(image_size=_slider('Image', 256, 8192, 1024, 256), patch_size=W.Dropdown(options=[32, 64, 128, 256], value=64, description='Patch'),
-                         fraction=_slider('Fraction', .01, 1., .1, .01), steps=_slider('Inner steps', 1, 100, 30),
-                         first=W.Dropdown(options=list(SAMPLERS), value='cover', description='Sampler'), second=W.Dropdown(options=list(SAMPLERS), value='uniform', description='against'))
+        names = list(SAMPLERS)
+        super().__init__(
+            image_size=_slider('Image', 256, 8192, 1024, 256),
+            patch_size=W.Dropdown(options=[32, 64, 128, 256], value=64, description='Patch'),
+            fraction=_slider('Fraction', .01, 1., .1, .01),
+            steps=_slider('Inner steps', 1, 100, 30),
+            first=W.Dropdown(options=names, value='cover', description='Sampler'),
+            second=W.Dropdown(options=names, value='uniform', description='against'))
 
-    def compute(self, image_size, patch_size, fraction, steps, first, second):
-        K, lines, j = len(PatchGrid(image_size, patch_size)), {}, np.arange(1, steps + 1)
-        f = np.ceil(K * fraction - 1e-9) / K
+    def compute(self,
+        image_size: int,  # pixels a side
+        patch_size: int,  # pixels a side
+        fraction: float,  # of the patches, sampled at a time
+        steps: int,       # inner iterations
+        first: str,       # a name in `SAMPLERS`
+        second: str,      # another
+    ) -> tuple[dict, str]:
+        "Coverage after 1 to `steps` inner iterations of both samplers, on an image without blank patches."
+        n_patches, j = len(PatchGrid(image_size, patch_size)), np.arange(1, steps + 1)
+        f = np.ceil(n_patches * fraction - 1e-9) / n_patches
+        lines, results = {}, []
         for i, name in enumerate((first, second)):
-            expected = np.minimum(1, j / np.ceil(1 / f - 1e-9)) if name == 'cover' else 1 - (1 - f) ** j
-            seen = SAMPLERS[name](fraction)(torch.ones(1, K), steps).cummax(0).values.float().mean((1, 2)).numpy()
-            lines[f'{name}, expected ({i + 1})'] = j, expected, dict(color=LINE_COLOURS[i], dash='dash', width=1)
-            lines[f'{name}, seen ({i + 1})'] = j, seen, dict(color=LINE_COLOURS[i], width=2.5)
-        return lines, f'{K} patches, {round(f * K)} sampled at a time: {", ".join(f"{n} has seen {y[-1]:.0%}" for n, (x, y, s) in lines.items() if "seen" in n)} after {steps} inner iterations.'
+            sampled = SAMPLERS[name](fraction)(torch.ones(1, n_patches), steps)   # (steps, 1, n_patches)
+            seen = sampled.cummax(0).values.float().mean((1, 2)).numpy()
+            expected, colour = _expected_coverage(name, f, j), LINE_COLOURS[i]
+            lines[f'{name}, expected ({i + 1})'] = j, expected, dict(color=colour, dash='dash', width=1)
+            lines[f'{name}, seen ({i + 1})'] = j, seen, dict(color=colour, width=2.5)
+            results.append(f'{name}, seen ({i + 1}) has seen {seen[-1]:.0%}')
+        return lines, (f'{n_patches} patches, {round(f * n_patches)} sampled at a time: {", ".join(results)} '
+                       f'after {steps} inner iterations.')
 
 # %% ../../nbs/dashboard/explorers.ipynb #dfdae0c9
 @lru_cache(64)
-def _whole_bytes(backbone): return forward_bytes(make_backbone(backbone, 6, (256, 256)), 2, 3, 256, 256) / (2 * 256 ** 2)
+def _whole_bytes(backbone):
+    "Bytes kept per pixel of a whole image, counted on one of 256 pixels a side and a batch of two."
+    return forward_bytes(make_backbone(backbone, 6, (256, 256)), 2, 3, 256, 256) / (2 * 256 ** 2)
 
 @lru_cache(256)
-def _patch_bytes(backbone, n, patch_size): return forward_bytes(make_backbone(backbone, 256, (patch_size, patch_size)), n, 3, patch_size, patch_size)
+def _patch_bytes(backbone, n, patch_size):
+    "Bytes kept for `n` patches."
+    return forward_bytes(make_backbone(backbone, 256, (patch_size, patch_size)), n, 3, patch_size, patch_size)
 
 @lru_cache(256)
 def _head_bytes(batch, side):
+    "Bytes kept by the head over a Z of `side` x `side` cells; 0 for a grid that is too small for this head."
     try: return forward_bytes(make_head('original', 256, (side, side), 6), batch, 256, side, side, input_grad=True)
-    except (ValueError, RuntimeError): return 0   # a grid too small for this head
+    except (ValueError, RuntimeError): return 0
 
+# %% ../../nbs/dashboard/explorers.ipynb #d7b16f6e
 class MemoryWall(Explorer):
     "Bytes kept for the backward pass against the size of the image: whole, and by patches."
     title, x, y, log = 'memory for the backward pass', 'pixels a side', 'GB', True
     sizes = [512 * 2 ** i for i in range(8)]
+    gpus = 4, 16, 24, 80   # GB
 
     def __init__(self):
-        super().__init__(backbone=W.Dropdown(options=['resnet18', 'resnet50', 'mobilenetv2_100'], value='resnet50', description='Backbone'), batch=_slider('Batch', 1, 16, 1),
-                         patch_size=W.Dropdown(options=[64, 128, 256], value=128, description='Patch'), patches=_slider('Sampled', 1, 64, 8))
+        backbones = ['resnet18', 'resnet50', 'mobilenetv2_100']
+        super().__init__(
+            backbone=W.Dropdown(options=backbones, value='resnet50', description='Backbone'),
+            batch=_slider('Batch', 1, 16, 1),
+            patch_size=W.Dropdown(options=[64, 128, 256], value=128, description='Patch'),
+            patches=_slider('Sampled', 1, 64, 8))
 
-    def compute(self, backbone, batch, patch_size, patches):
+    def compute(self,
+        backbone: str,    # any timm model
+        batch: int,       # images
+        patch_size: int,  # pixels a side
+        patches: int,     # of each image, sampled in one inner iteration
+    ) -> tuple[dict, str]:
+        "Gigabytes for each of `sizes`, whole and by patches, and the largest whole image for each of `gpus`."
         whole = [batch * s * s * _whole_bytes(backbone) / 1e9 for s in self.sizes]
         step = _patch_bytes(backbone, batch * patches, patch_size)
         part = [(step + _head_bytes(batch, s // patch_size)) / 1e9 for s in self.sizes]
-        lines = {'whole image': (self.sizes, whole, dict(color=LINE_COLOURS[1], width=2.5)), f'PatchGD, {patches} patches': (self.sizes, part, dict(color=LINE_COLOURS[0], width=2.5))}
-        lines |= {f'{gb} GB': ([self.sizes[0], self.sizes[-1]], [gb, gb], dict(color='#999999', dash='dot', width=1)) for gb in (4, 16, 24, 80)}
-        wall = {gb: int((gb * 1e9 / (batch * _whole_bytes(backbone))) ** .5) for gb in (4, 16, 24, 80)}
-        return lines, 'Whole images fit up to ' + ', '.join(f'{s:,} pixels a side in {gb} GB' for gb, s in wall.items()) + '. Weights and the optimizer come on top of both. Compute, in forward passes over all pixels: 3 for the whole image, 4 for PatchGD as published (one to fill Z, three to train on a cover).'
+        thick, level = dict(width=2.5), dict(color='#999999', dash='dot', width=1)
+        lines = {'whole image': (self.sizes, whole, dict(color=LINE_COLOURS[1]) | thick),
+                 f'PatchGD, {patches} patches': (self.sizes, part, dict(color=LINE_COLOURS[0]) | thick)}
+        lines |= {f'{gb} GB': ([self.sizes[0], self.sizes[-1]], [gb, gb], level) for gb in self.gpus}
+        largest = {gb: int((gb * 1e9 / (batch * _whole_bytes(backbone))) ** .5) for gb in self.gpus}
+        fits = ', '.join(f'{s:,} pixels a side in {gb} GB' for gb, s in largest.items())
+        return lines, (f'Whole images fit up to {fits}. Weights and the optimizer come on top of both. '
+                       'Compute, in forward passes over all pixels: 3 for the whole image, 4 for PatchGD as published '
+                       '(one to fill Z, three to train on a cover).')
 
 # %% ../../nbs/dashboard/explorers.ipynb #0f730306
+def _parameters(part): return torch.cat([p.detach().flatten() for p in part.parameters()])
+
 class GradientExplorer(Explorer):
     "The cosine between PatchGD's update and the full gradient's, against the sampling fraction."
     title, x, y = 'agreement with the full gradient', 'sampling fraction', 'cosine'
+    fractions = [1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.]
 
-    def __init__(self, model=None, images=None, labels=None):
+    def __init__(self,
+        model: PatchModel | None = None,      # a small one unless given
+        images: torch.Tensor | None = None,   # (B, C, H, W) that it reads; noise unless given
+        labels: torch.Tensor | None = None,   # (B,)
+    ):
         torch.manual_seed(0)
         self.model = model or PatchModel('test_resnet', PatchGrid(256, 32), 3, latent_dim=32, head='smaller')
-        self.images = torch.randint(0, 256, (4, 3, 256, 256), dtype=torch.uint8) if images is None else images
+        noise = (4, 3, 256, 256)
+        self.images = torch.randint(0, 256, noise, dtype=torch.uint8) if images is None else images
         self.labels = torch.arange(len(self.images)) % self.model.n_classes if labels is None else labels
-        super().__init__(steps=W.Dropdown(options={'a whole cover': 0, '1': 1, '2': 2, '4': 4}, value=0, description='Inner steps'),
-                         norms=W.Dropdown(options={'running statistics': 'frozen_stats', 'of the sampled patches': 'train'}, value='train', description='BatchNorm'),
-                         fill=W.Dropdown(options=['eval', 'batch_stats'], value='eval', description='Z is filled'))
+        steps = {'a whole cover': 0, '1': 1, '2': 2, '4': 4}
+        norms = {'running statistics': 'frozen_stats', 'of the sampled patches': 'train'}
+        super().__init__(
+            steps=W.Dropdown(options=steps, value=0, description='Inner steps'),
+            norms=W.Dropdown(options=norms, value='train', description='BatchNorm'),
+            fill=W.Dropdown(options=['eval', 'batch_stats'], value='eval', description='Z is filled'))
 
-    def update_of(self, strategy, norms):
+    def update_of(self,
+        strategy,    # a PatchGD or another one
+        norms: str,  # mode of the backbone, see `module_mode`
+    ) -> list[torch.Tensor]:
         "What one step of SGD changes in backbone and head, as two vectors; the model is left as it was."
         model = copy.deepcopy(self.model).train()
-        before = [torch.cat([p.detach().flatten() for p in part.parameters()]).clone() for part in (model.backbone, model.head)]
+        before = [_parameters(part).clone() for part in (model.backbone, model.head)]
         torch.manual_seed(1)
-        with module_mode(model.backbone, norms): strategy.step(model, self.images, self.labels, torch.optim.SGD(model.parameters(), lr=1.))
-        return [torch.cat([p.detach().flatten() for p in part.parameters()]) - b for part, b in zip((model.backbone, model.head), before)]
+        with module_mode(model.backbone, norms):
+            strategy.step(model, self.images, self.labels, torch.optim.SGD(model.parameters(), lr=1.))
+        return [_parameters(part) - old for part, old in zip((model.backbone, model.head), before)]
 
-    def compute(self, steps, norms, fill):
-        full, fractions = self.update_of(ExactPatchGD(chunk=10 ** 6, backbone_mode=norms), norms), [1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.]
-        close = [[float(torch.nn.functional.cosine_similarity(a, b, 0)) for a, b in zip(self.update_of(PatchGD(CoverSampler(f), inner_steps=steps or None, fill_mode=fill), norms), full)] for f in fractions]
-        lines = {name: (fractions, [c[i] for c in close], dict(color=LINE_COLOURS[i], width=2.5)) for i, name in enumerate(('backbone', 'head'))}
-        return lines, f'At a fraction of 1/8 the backbone\'s update has a cosine of {close[1][0]:.2f} with the full gradient, the head\'s {close[1][1]:.2f}; with all patches {close[-1][0]:.3f} and {close[-1][1]:.3f}.'
+    def compute(self,
+        steps: int,  # inner iterations before the optimizer's step; 0: a whole cover
+        norms: str,  # mode of the backbone
+        fill: str,   # how Z is filled
+    ) -> tuple[dict, str]:
+        "The cosine for every fraction of `fractions`, of the backbone's update and of the head's."
+        full = self.update_of(ExactPatchGD(chunk=10 ** 6, backbone_mode=norms), norms)
+        cosines = []
+        for f in self.fractions:
+            sampled = self.update_of(PatchGD(CoverSampler(f), inner_steps=steps or None, fill_mode=fill), norms)
+            cosines.append([float(torch.nn.functional.cosine_similarity(a, b, 0)) for a, b in zip(sampled, full)])
+        lines = {name: (self.fractions, [c[i] for c in cosines], dict(color=LINE_COLOURS[i], width=2.5))
+                 for i, name in enumerate(('backbone', 'head'))}
+        (backbone, head), (backbone_all, head_all) = cosines[self.fractions.index(1 / 8)], cosines[-1]
+        return lines, (f"At a fraction of 1/8 the backbone's update has a cosine of {backbone:.2f} with the full "
+                       f"gradient, the head's {head:.2f}; with all patches {backbone_all:.3f} and {head_all:.3f}.")
