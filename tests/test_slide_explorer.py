@@ -5,7 +5,7 @@ from pathlib import Path
 import nbformat, numpy as np, pytest, torch
 from PIL import Image
 from torch import nn
-from patchgd_nb.images import readers
+from patchgd_nb.images import pyramid
 from patchgd_nb.datasets.biopsy import draw_biopsy
 from patchgd_nb.images.readers import ArrayImage, open_image, write_pyramid
 from patchgd_nb.model import PatchModel
@@ -107,7 +107,7 @@ def test_a_slide_that_is_gone_is_said(tmp_path, slide):
     path.write_bytes(slide.read_bytes())
     e = SlideExplorer(model(), path)
     path.unlink()
-    readers._tile.cache_clear()
+    pyramid._tile.cache_clear()
     e.page.window = [500., 500., 50., 50., 400]
     assert 'cannot be read' in e.page.place
     e.page.place, e.page.chosen = '', 135
