@@ -168,3 +168,8 @@ def test_mixed_precision_learns_a_batch(kind, strategy):
 @pytest.mark.parametrize('make', [lambda: PatchGD(CoverSampler(.5), inner_steps=0), lambda: PatchGD(CoverSampler(.5), accumulate=0), lambda: ExactPatchGD(0), lambda: Precision('fp8')])
 def test_impossible_settings_are_refused(make):
     with pytest.raises(ValueError): make()
+
+
+@pytest.mark.parametrize('strategy', [GradientDescent(), PatchGD(CoverSampler(1/4)), ExactPatchGD(2)], ids=repr)
+def test_a_strategy_that_keeps_nothing_has_an_empty_state_and_needs_no_names(strategy):
+    assert strategy.state_dict() == {} and strategy.load_state_dict({}) is None and strategy.needs_names is False

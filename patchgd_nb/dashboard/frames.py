@@ -66,7 +66,7 @@ def thumbnail(
         x = torch.nn.functional.avg_pool2d(x[None], f, ceil_mode=True)[0].round().byte().movedim(0, -1).numpy()
         x = x[..., 0] if x.shape[2] < 3 else x[..., :3]
     else:
-        how, canvas = (image.how, image.canvas) if isinstance(image, DihedralView) else (0, image)
+        how, canvas = (image.dihedral, image.canvas) if isinstance(image, DihedralView) else (0, image)
         if not isinstance(canvas, Canvas): return None
         x = DihedralView(Canvas(canvas.image, most, background=canvas.background), how).read(0, 0, most, most)
     out = BytesIO()
