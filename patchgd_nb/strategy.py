@@ -185,7 +185,7 @@ class ExactPatchGD(Strategy):
 # %% ../nbs/05_strategy.ipynb #389af746
 class CarryPatchGD(PatchGD):
     "PatchGD that keeps Z of each training image between epochs: filled once, later only its oldest cells are encoded anew."
-    keeps = True   # the trainer tells it the names of a batch's images, and how each was turned
+    needs_names = True   # the trainer tells it the names of a batch's images, and how each was flipped and rotated
     def __init__(self,
         sampler,            # which patches carry gradient in each inner iteration
         bank,               # the ZBank

@@ -11,7 +11,7 @@ from patchgd_nb.training.loader import Loader
 from patchgd_nb.patches import PatchGrid
 from patchgd_nb.sampler import CoverSampler, UniformSampler
 from patchgd_nb.strategy import ExactPatchGD, GradientDescent, PatchGD
-from patchgd_nb.training.trace import Trace
+from patchgd_nb.training.trace import Trace, trace_to_arrays
 from patchgd_nb.training.callback import Callback
 from patchgd_nb.trainer import Trainer, linear_warmup_decay
 
@@ -176,7 +176,7 @@ def test_best_is_the_epoch_with_the_highest_kappa(tmp_path):
     trainer = run(tmp_path, STRATEGIES[0])
     best = max(e['qwk'] for e in trainer.trace.epochs)
     found = trainer.checkpoints.load(best=True)
-    found.into(trainer.model)
+    found.load_into(trainer.model)
     assert found.score == best
     assert trainer.validate()['qwk'] == best
 
@@ -266,6 +266,6 @@ def test_a_record_with_a_pickle_is_refused(tmp_path):
 
 
 def test_a_later_version_is_named(tmp_path):
-    head, arrays = Trace().state()
+    head, arrays = trace_to_arrays(Trace())
     np.savez(tmp_path / 't.npz', head=np.array(json.dumps(head | dict(version=7))), **arrays)
     with pytest.raises(ValueError, match='version 7'): Trace.load(tmp_path / 't.npz')
