@@ -100,11 +100,11 @@ def test_a_damaged_mark_of_the_best_does_no_harm(tmp_path):
 @pytest.mark.parametrize('sealed', [False, True])
 def test_a_pickle_bomb_does_not_run(two, tmp_path, file, sealed):
     "Renamed as any file, also with a manifest that fits it."
-    from patchgd_nb.training.checkpoint import _digest, _manifest, _sealed
+    from patchgd_nb.training.checkpoint import _digest, _read_manifest, _sealed
     class Bomb:
         def __reduce__(self): return (open, (str(tmp_path / 'harm'), 'w'))
     runs, newest = two
-    manifest = _manifest(newest)
+    manifest = _read_manifest(newest)
     if file == 'trace.npz': np.savez(newest / file, head=np.array(Bomb(), dtype=object))
     else: torch.save(Bomb(), newest / file)
     if sealed and file != 'manifest.json':
@@ -184,8 +184,8 @@ def patch_model(grid=PatchGrid(16, 8), n_classes=4, latent=8, head='smaller', ba
 def test_what_differs_is_said_exactly(tmp_path, other, says):
     model, runs = patch_model(), Checkpoints(tmp_path)
     runs.save(dict(model=model.state_dict(), epoch=1, batch=0), model_config(model))
-    assert runs.load().into(patch_model()) is not None
-    with pytest.raises(ValueError, match=says) as e: runs.load().into(other())
+    assert runs.load().load_into(patch_model()) is not None
+    with pytest.raises(ValueError, match=says) as e: runs.load().load_into(other())
     assert '\n' not in str(e.value) and 'another folder' in str(e.value)
 
 
@@ -204,7 +204,7 @@ def test_a_full_disk_keeps_the_older_checkpoint(two):
         assert save(full, 3)
         with pytest.raises(ValueError, match='cannot be written to'):
             (small / 'rest').write_bytes(bytes(os.statvfs(small).f_bavail * 4096))
-            full.ready()
+            full.check_writable()
     finally: subprocess.run(['umount', small])
 
 
@@ -236,12 +236,12 @@ def test_every_refusal_of_the_disk_is_a_warning(two, monkeypatch, call, code):
 
 def test_a_folder_that_cannot_be_written_to_is_refused(tmp_path):
     (tmp_path / 'file').write_text('')
-    with pytest.raises(ValueError, match='file cannot|file/a'): Checkpoints(tmp_path / 'file/a').ready()
+    with pytest.raises(ValueError, match='file cannot|file/a'): Checkpoints(tmp_path / 'file/a').check_writable()
     (tmp_path / 'closed').mkdir(mode=0o555)
     root = os.geteuid() == 0
     if root: os.chmod(tmp_path, 0o755); os.seteuid(65534)
     try:
-        with pytest.raises(ValueError, match='checkpoints cannot be written to .*: give a folder') as e: Checkpoints(tmp_path / 'closed').ready()
+        with pytest.raises(ValueError, match='checkpoints cannot be written to .*: give a folder') as e: Checkpoints(tmp_path / 'closed').check_writable()
     finally:
         if root: os.seteuid(0)
     assert '\n' not in str(e.value)

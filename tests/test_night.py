@@ -17,7 +17,7 @@ from patchgd_nb.training.callback import Callback
 from patchgd_nb.trainer import Trainer
 
 ctx = multiprocessing.get_context('forkserver')   # one process that has imported torch and nothing more, from which runs are forked
-ctx.set_forkserver_preload(['patchgd_nb.trainer', 'patchgd_nb.slides'])
+ctx.set_forkserver_preload(['patchgd_nb.trainer', 'patchgd_nb.images.slides'])
 
 
 def images_in(folder, n):

@@ -1,5 +1,6 @@
 "Runs: resumed to the bit, on time, measured rightly; and the record of them."
-import json
+import json, shutil
+from pathlib import Path
 import numpy as np, pytest, torch
 from hypothesis import given, strategies as st
 from sklearn.metrics import accuracy_score, cohen_kappa_score
@@ -10,9 +11,10 @@ from patchgd_nb.model import PatchModel, WholeModel
 from patchgd_nb.training.loader import Loader
 from patchgd_nb.patches import PatchGrid
 from patchgd_nb.sampler import CoverSampler, UniformSampler
-from patchgd_nb.strategy import ExactPatchGD, GradientDescent, PatchGD
-from patchgd_nb.training.trace import Trace
+from patchgd_nb.strategy import CarryPatchGD, ExactPatchGD, GradientDescent, PatchGD, StepResult
+from patchgd_nb.training.trace import Trace, trace_to_arrays
 from patchgd_nb.training.callback import Callback
+from patchgd_nb.training.protocols import BatchLoader, Classifier, NamedBatchStrategy, PatchClassifier, ResumableLoader, Stateful, TrainingStrategy
 from patchgd_nb.trainer import Trainer, linear_warmup_decay
 
 STRATEGIES = [PatchGD(CoverSampler(1/4), accumulate=3), PatchGD(UniformSampler(1/2)), GradientDescent(), ExactPatchGD(1)]
@@ -176,7 +178,7 @@ def test_best_is_the_epoch_with_the_highest_kappa(tmp_path):
     trainer = run(tmp_path, STRATEGIES[0])
     best = max(e['qwk'] for e in trainer.trace.epochs)
     found = trainer.checkpoints.load(best=True)
-    found.into(trainer.model)
+    found.load_into(trainer.model)
     assert found.score == best
     assert trainer.validate()['qwk'] == best
 
@@ -266,6 +268,106 @@ def test_a_record_with_a_pickle_is_refused(tmp_path):
 
 
 def test_a_later_version_is_named(tmp_path):
-    head, arrays = Trace().state()
+    head, arrays = trace_to_arrays(Trace())
     np.savez(tmp_path / 't.npz', head=np.array(json.dumps(head | dict(version=7))), **arrays)
     with pytest.raises(ValueError, match='version 7'): Trace.load(tmp_path / 't.npz')
+
+
+# what version 0.1 wrote: a run of three epochs, stopped after two of the three batches of its second
+OLD = Path(__file__).parent / 'checkpoint_0_1'
+OLD_LOSSES = [1.198665, 1.193873, 1.094756, 1.050702, 0.947648, 0.998665, 0.999627, 0.900815, 0.901995]   # of the same run, undisturbed
+
+
+def old_run(folder):
+    "The trainer of that run, with other weights."
+    g = torch.Generator().manual_seed(4)
+    labels = torch.arange(12) % 3
+    images = (torch.randint(0, 60, (12, 1, 8, 8), generator=g) + 60 * labels[:, None, None, None]).byte()
+    data = TensorDataset(images, labels)
+    model = PatchModel(nn.Sequential(nn.Flatten(), nn.Linear(16, 4, bias=False)), PatchGrid(8, 4), 3, 4, 'smaller', in_chans=1)
+    model.head = nn.Sequential(nn.Flatten(), nn.Linear(16, 3, bias=False))
+    strategy = PatchGD(CoverSampler(1/2), inner_steps=1)
+    return Trainer(model, strategy, DataLoader(data, 4, shuffle=True), DataLoader(data, 6), lr=1e-2, epochs=3, checkpoint=folder, device='cpu', progress=False)
+
+
+def test_a_checkpoint_of_version_0_1_is_read():
+    found = Checkpoints(OLD).load()
+    assert found.folder.name == 'e0001-b000002' and found.config['backbone'] == 'Sequential' and found.config['classes'] == 3
+    model = found.load_into(old_run(None).model)
+    assert all(torch.equal(v, found.state['model'][k]) for k, v in model.state_dict().items())
+
+
+def test_a_trace_of_version_0_1_is_read():
+    trace = Trace.load(OLD / 'e0001-b000002/trace.npz')
+    assert [r[:3] for r in trace.inner] == [(0, 0, 0), (0, 1, 0), (0, 2, 0), (1, 0, 0), (1, 1, 0)] and trace.shape == (2, 2)
+    assert trace.inner.column(3).tolist() == pytest.approx(OLD_LOSSES[:5], abs=1e-6)
+    assert trace.epochs[0]['qwk'] == pytest.approx(7 / 9) and all(rows.sum(1).tolist() == [2] * 4 for *_, rows in trace.samples())
+
+
+def test_a_run_of_version_0_1_is_resumed_where_it_was(tmp_path):
+    "Inside an epoch: the same order of images, the same patches, so the losses are those of the undisturbed run."
+    shutil.copytree(OLD, tmp_path / 'run')
+    resumed = old_run(tmp_path / 'run').fit(resume=True)
+    assert resumed.epoch == 3 and resumed.trace.inner.column(3).tolist() == pytest.approx(OLD_LOSSES, abs=1e-5)
+    assert resumed.trace.epochs[-1]['qwk'] == pytest.approx(0.842105, abs=1e-5)
+    assert json.loads((tmp_path / 'run/e0003-b000000/manifest.json').read_text())['made']['optimizer'] == 'AdamW'     # the key on the disk
+
+
+class OnlyStep:
+    "A strategy of a user's own: no base class, one method."
+    def step(self, model, images, labels, optimizer, content=None, precision=None, on_inner=None):
+        optimizer.zero_grad()
+        scores = model(images)
+        loss = nn.functional.cross_entropy(scores, labels)
+        loss.backward()
+        optimizer.step()
+        return StepResult(loss.detach()[None], scores.detach(), None, 1)
+
+
+class WithState(OnlyStep):
+    "One that has a state, and still no base class."
+    seen = 0
+    def step(self, *args, **kwargs): self.seen += 1; return super().step(*args, **kwargs)
+    def state_dict(self): return dict(seen=self.seen)
+    def load_state_dict(self, state): self.seen = state['seen']
+
+
+class WithNames(OnlyStep):
+    "One that asks for names."
+    needs_names = True
+    def step(self, *args, names, dihedral, **kwargs): self.names = names; return super().step(*args, **kwargs)
+
+
+def test_what_protocols_ask_for(tmp_path):
+    for s in (OnlyStep(), WithState(), WithNames(), *STRATEGIES): assert isinstance(s, TrainingStrategy)
+    assert not isinstance(OnlyStep(), (NamedBatchStrategy, Stateful)) and isinstance(WithState(), Stateful) and isinstance(WithNames(), NamedBatchStrategy)
+    carry = CarryPatchGD(CoverSampler(1/4), None)
+    assert isinstance(carry, NamedBatchStrategy) and carry.needs_names and isinstance(carry, Stateful) and not isinstance(object(), TrainingStrategy)
+    ours, plain = Loader(data_of(), 6), DataLoader(data_of(), 6)
+    assert isinstance(ours, ResumableLoader) and isinstance(plain, BatchLoader) and not isinstance(plain, ResumableLoader) and isinstance([*plain], BatchLoader)
+    whole = WholeModel('test_resnet', (16, 16), 4)
+    assert isinstance(model_of(), PatchClassifier) and isinstance(whole, Classifier) and not isinstance(whole, PatchClassifier) and not isinstance(nn.Linear(2, 2), Classifier)
+
+
+@pytest.mark.parametrize('strategy', [OnlyStep, WithState, GradientDescent])
+@pytest.mark.parametrize('plain', [False, True])
+def test_a_strategy_that_only_steps_and_a_plain_module_train_and_resume(tmp_path, strategy, plain):
+    def go(folder, seed, stop=4, resume=False):
+        torch.manual_seed(seed)
+        model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 4)) if plain else model_of(seed)
+        data = TensorDataset(data_of().tensors[0].float() / 255, data_of().tensors[1])
+        torch.manual_seed(seed)
+        return Trainer(model, strategy(), DataLoader(data, 6, shuffle=True), DataLoader(data, 8), epochs=4, checkpoint=tmp_path / folder, callbacks=[StopAfter(stop)], memory_budget='1MB', progress=False).fit(resume)
+    whole = go('a', 0)
+    go('b', 0, 2)
+    resumed = go('b', 5, resume=True)
+    assert all(torch.equal(v, resumed.model.state_dict()[k]) for k, v in whole.model.state_dict().items()) and set(whole.trace.epochs[0]) >= {'accuracy', 'qwk'}
+    if strategy is WithState: assert resumed.strategy.seen == 16
+
+
+def test_names_are_handed_to_whom_asks_for_them():
+    batch = (torch.rand(2, 3, 16, 16), torch.tensor([0, 1]), None, ['x', 'y'])
+    assert Trainer(model_of(), WithNames(), [batch], epochs=1, progress=False).fit().strategy.names == ['x', 'y']
+    quiet = WithNames()
+    quiet.needs_names, quiet.step = False, OnlyStep().step
+    Trainer(model_of(), quiet, [batch], epochs=1, progress=False).fit()
