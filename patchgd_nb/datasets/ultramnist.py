@@ -21,7 +21,7 @@ from ..base.untrusted import error_text
 from ..images.tables import BadImageLog, drop_bad_rows, read_table
 if TYPE_CHECKING:   # processes that draw start twice as fast without torch
     import torch
-    from patchgd_nb.patches import PatchGrid
+    from patchgd_nb.images.canvas import Grid
 
 # %% ../../nbs/datasets/ultramnist.ipynb #882b3480
 def read_idx(
@@ -309,7 +309,7 @@ class UltraMNIST:
     "A data set of images with their sums: (image (1, size, size) uint8, digit_sum, content (K,), name) each."
     def __init__(self,
         rows: pd.DataFrame,                       # a table as `read_ultramnist` gives it
-        grid: 'PatchGrid',                        # of the images
+        grid: 'Grid',                             # a PatchGrid of the images
         on_bad: str = 'raise',                    # 'raise' or 'skip', see `BadImageLog`
         bad_list: str | Path = 'bad_images.csv',  # where images that are skipped are listed
     ):
