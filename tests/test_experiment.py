@@ -68,13 +68,13 @@ def test_a_notebook_sets_what_its_record_holds_and_nothing_sets_it_again(name):
 
 def test_what_is_derived():
     p = Panda.check(DEFAULTS['train_panda'])
-    assert p.grid.shape == (16, 16) and p.made and p.folder == Path('runs/panda/cohort_300_1024_0') and p.max_seconds == 210
-    assert p.careful == dict(on_bad='raise', bad_list=Path('runs/panda/bad_images.csv')) and p.checkpoint == Path('runs/panda/patchgd')
+    assert p.grid.shape == (16, 16) and p.is_synthetic and p.folder == Path('runs/panda/cohort_300_1024_0') and p.max_seconds == 210
+    assert p.bad_image_options == dict(on_bad='raise', bad_list=Path('runs/panda/bad_images.csv')) and p.checkpoint == Path('runs/panda/patchgd')
     assert Panda.check({**DEFAULTS['train_panda'], 'data_dir': Path('/d')}).folder == Path('/d')
     u = [UltraMnist.check({**DEFAULTS['train_ultramnist'], 'preset': n}) for n in parameters.SETTINGS]
     assert [x.grid.shape for x in u] == [(4, 4), (4, 4), (10, 10)] and [x.max_seconds for x in u] == [420, 36000, 72000]
     assert UltraMnist.check({**DEFAULTS['train_ultramnist'], 'minutes': .5}).max_seconds == 30
-    assert {a for a in (*SIZES, 'attention')} == set(parameters.Head.__origin__.__args__)
+    assert {a for a in (*SIZES, 'attention')} == set(parameters.HeadName.__origin__.__args__)
 
 
 @given(st.sampled_from(NAMES), st.integers(0, 20), st.sampled_from(string.ascii_lowercase))
@@ -255,8 +255,8 @@ def test_a_memory_budget_sets_the_batch():
     from patchgd_nb.model import PatchModel
     p = Panda.check({**DEFAULTS['train_panda'], 'memory_budget': '1GB'})
     model = PatchModel('test_resnet', p.grid, 6, 64, 'smaller')
-    assert p.fitting(model) == plan(model, budget='1GB', fraction=1/8).batch != p.batch_size
-    assert Panda.check(DEFAULTS['train_panda']).fitting(model) == p.batch_size
+    assert p.batch_size_for(model) == plan(model, budget='1GB', fraction=1/8).batch != p.batch_size
+    assert Panda.check(DEFAULTS['train_panda']).batch_size_for(model) == p.batch_size
     with pytest.raises(ValueError, match="memory_budget='much' is not an amount of memory"): Panda.check({**DEFAULTS['train_panda'], 'memory_budget': 'much'})
 
 

@@ -10,111 +10,138 @@ import atexit, json, math, os, platform, subprocess, sys, time
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 import patchgd_nb
 from ..base.files import write_atomic
+# the doctor imports this module, and has to run where pydantic is missing
+if TYPE_CHECKING: from patchgd_nb.experiment.parameters import Experiment
 
 # %% ../../nbs/experiment/record.ipynb #67695f3e
-PACKAGES = 'torch', 'torchvision', 'timm', 'torchmetrics', 'numpy', 'pandas', 'scikit-learn', 'tifffile', 'openslide-python', 'papermill', 'ipykernel', 'pydantic'
+PACKAGES = ('torch', 'torchvision', 'timm', 'torchmetrics', 'numpy', 'pandas', 'scikit-learn', 'tifffile',
+            'openslide-python', 'papermill', 'ipykernel', 'pydantic')
 
-def package_versions():
-    "Version of Python, of this library and of those that it stands on."
-    found = dict(python=platform.python_version(), patchgd_nb=patchgd_nb.__version__)
+def package_versions() -> dict[str, str | None]:   # by package name; None for one that is not installed
+    "Versions of Python, of this library and of its main dependencies."
+    versions = dict(python=platform.python_version(), patchgd_nb=patchgd_nb.__version__)
     for name in PACKAGES:
-        try: found[name] = version(name)
-        except PackageNotFoundError: found[name] = None
-    return found
+        try: versions[name] = version(name)
+        except PackageNotFoundError: versions[name] = None
+    return versions
 
 def _output_of(*command):
-    "What a program prints, or None where it is not there or fails."
-    try: out = subprocess.run(command, capture_output=True, text=True, timeout=20)
+    "What a program prints; None where it is missing or fails."
+    try: process = subprocess.run(command, capture_output=True, text=True, timeout=20)
     except (OSError, subprocess.TimeoutExpired): return None
-    return None if out.returncode else out.stdout.strip()
+    return None if process.returncode else process.stdout.strip()
 
-def code_revision():
-    "The commit of the checkout that this library lies in, and whether files were changed since; None outside one."
+def code_revision() -> dict[str, str | bool | None] | None:   # `commit` and `dirty`; None outside a checkout
+    "The commit of the checkout that this library is in, and whether tracked files were changed since."
     git = 'git', '--no-optional-locks', '-C', str(Path(patchgd_nb.__file__).parent)
-    if _output_of(*git, 'ls-files', '--error-unmatch', '__init__.py') is None: return None   # somebody else's checkout around an installed library
-    return dict(commit=_output_of(*git, 'rev-parse', 'HEAD'), dirty=_output_of(*git, 'status', '--porcelain', '--untracked-files=no') != '')
+    # an installed library may lie inside somebody else's checkout, which does not track it
+    if _output_of(*git, 'ls-files', '--error-unmatch', '__init__.py') is None: return None
+    changes = _output_of(*git, 'status', '--porcelain', '--untracked-files=no')
+    return dict(commit=_output_of(*git, 'rev-parse', 'HEAD'), dirty=changes != '')
 
 # %% ../../nbs/experiment/record.ipynb #21ddf725
-def gpu_info():
-    "Name, memory and driver of each NVIDIA GPU, as its driver tells."
-    lines = _output_of('nvidia-smi', '--query-gpu=name,memory.total,driver_version', '--format=csv,noheader') or ''
+def gpu_info() -> list[dict[str, str]]:   # none without a driver
+    "Name, memory and driver version of each NVIDIA GPU, as `nvidia-smi` reports them."
+    query = '--query-gpu=name,memory.total,driver_version'
+    lines = _output_of('nvidia-smi', query, '--format=csv,noheader') or ''
     return [dict(zip(('name', 'memory', 'driver'), line.split(', '))) for line in lines.splitlines()]
 
-def hardware_info():
-    "Cores that may be used, bytes of memory, GPUs."
+def hardware_info() -> dict[str, Any]:   # `machine`, `cores`, `memory` in bytes, `gpus`
+    "Operating system, cores that this process may use, memory and GPUs."
     import psutil
     cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
     return dict(machine=platform.platform(), cores=cores, memory=psutil.virtual_memory().total, gpus=gpu_info())
 
 # %% ../../nbs/experiment/record.ipynb #3a3c1e9a
 def to_plain_data(
-    value,  # numbers, text, arrays, in dicts and lists
-):
-    "As JSON can hold it: a number that is not finite becomes null."
+    value: Any,  # numbers, text, arrays, in dicts and lists
+) -> Any:        # dicts, lists, numbers, text, None
+    "The value as JSON can hold it: a number that is not finite becomes null."
     if hasattr(value, 'tolist'): value = value.tolist()
     if isinstance(value, dict): return {str(k): to_plain_data(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)): return [to_plain_data(v) for v in value]
     if isinstance(value, float) and not math.isfinite(value): return None
     return value if isinstance(value, (str, int, float, type(None))) else str(value)
 
+# %% ../../nbs/experiment/record.ipynb #a7a3dd07
+def _outcome(error):
+    "The outcome of a run that ended with this error."
+    if isinstance(error, KeyboardInterrupt): return 'interrupted'
+    return f"failed: {type(error).__name__}: {' '.join(str(error).split())[:500]}"
+
 # %% ../../nbs/experiment/record.ipynb #d4aa9fcf
 class RunRecord:
-    "The account of a run, `out_dir/run.json`: what was asked for, on what it ran, how it ended."
+    "The record of a run, `out_dir/run.json`: its parameters, versions and hardware, and how it ended."
     latest = None   # one run per process
 
     def __init__(self,
-        parameters,  # an Experiment
+        parameters: 'Experiment',  # of the run; its `out_dir` is where the record is written
     ):
-        if RunRecord.latest: RunRecord.latest.leave('interrupted' if RunRecord.latest.outcome == 'running' else RunRecord.latest.outcome)
-        self.path, self.begun, self.outcome, self.results = Path(parameters.out_dir, 'run.json'), time.time(), 'running', {}
-        self.about = dict(experiment=type(parameters).__name__, parameters=parameters.model_dump(mode='json'), versions=package_versions(), code=code_revision(), hardware=hardware_info(),
-                          pid=os.getpid(), started=datetime.now(timezone.utc).isoformat(timespec='seconds'))
+        if previous := RunRecord.latest:
+            previous.close('interrupted' if previous.outcome == 'running' else previous.outcome)
+        self.path, self.start = Path(parameters.out_dir, 'run.json'), time.time()
+        self.outcome, self.results = 'running', {}
+        self.about = dict(
+            experiment=type(parameters).__name__,
+            parameters=parameters.model_dump(mode='json'),
+            versions=package_versions(),
+            code=code_revision(),
+            hardware=hardware_info(),
+            pid=os.getpid(),
+            started=datetime.now(timezone.utc).isoformat(timespec='seconds'))
         try: self.write('running')
-        except OSError as e: raise ValueError(f'out_dir={parameters.out_dir!r} cannot be written to ({e.strerror}): choose another folder.') from None
+        except OSError as e:
+            raise ValueError(f'out_dir={parameters.out_dir!r} cannot be written to ({e.strerror}): '
+                             'choose another folder.') from None
         self.shell = sys.modules['IPython'].get_ipython() if 'IPython' in sys.modules else None
         if self.shell: self.shell.events.register('post_run_cell', self._after_cell)
         atexit.register(self._at_exit)
         RunRecord.latest = self
 
     @property
-    def seconds(self): return time.time() - self.begun
+    def seconds(self) -> float:
+        "Seconds since the run began."
+        return time.time() - self.start
 
-    def write(self, outcome):
-        "Write the account, whole or not at all."
+    def write(self,
+        outcome: str,  # 'running', 'finished', 'interrupted' or 'failed: ...'
+    ) -> None:
+        "Write the record, whole or not at all."
         self.outcome = outcome
-        text = json.dumps(dict(outcome=outcome, seconds=round(self.seconds, 3), results=self.results, **self.about), indent=1)
+        record = dict(outcome=outcome, seconds=round(self.seconds, 3), results=self.results, **self.about)
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(self.path, text)
+        write_atomic(self.path, json.dumps(record, indent=1))
 
     def finish(self,
-        stopped=False,  # somebody ended the training before its time
-        /, **results,   # numbers, or dicts and lists of them
-    ):
-        "The last word of a run that came to its end."
+        stopped: bool = False,  # whether somebody ended the training early
+        /, **results: Any,      # numbers, or dicts and lists of them
+    ) -> None:
+        "Write the results of a run that reached its end."
         self.results = to_plain_data(results)
-        self.leave('interrupted' if stopped else 'finished')
+        self.close('interrupted' if stopped else 'finished')
 
-    def leave(self, outcome):
-        "Write how it ended, and listen no longer."
+    def close(self,
+        outcome: str,  # as in `write`
+    ) -> None:
+        "Write how the run ended, and no longer react to cells or to the end of the process."
         self.write(outcome)
         if self.shell: self.shell.events.unregister('post_run_cell', self._after_cell)
         atexit.unregister(self._at_exit)
         RunRecord.latest = None
 
     def _after_cell(self, result):
+        "The outcome follows the last cell: one that failed may be corrected and run again."
         error = result.error_before_exec or result.error_in_exec
-        outcome = _outcome(error) if error else 'running'   # a person may correct a cell and go on
+        outcome = _outcome(error) if error else 'running'
         if outcome != self.outcome: self.write(outcome)
 
     def _at_exit(self):
-        if os.getpid() != self.about['pid']: return   # a copy of this process
+        "The process ends without `finish`."
+        if os.getpid() != self.about['pid']: return   # a fork of the process that made the record
         error = None if self.shell else getattr(sys, 'last_value', None)
-        self.leave(self.outcome if self.outcome != 'running' else _outcome(error) if error else 'interrupted')
-
-# %% ../../nbs/experiment/record.ipynb #a7a3dd07
-def _outcome(error):
-    "How a run ended that ended with this error."
-    if isinstance(error, KeyboardInterrupt): return 'interrupted'
-    return f"failed: {type(error).__name__}: {' '.join(str(error).split())[:500]}"
+        outcome = self.outcome
+        if outcome == 'running': outcome = _outcome(error) if error else 'interrupted'
+        self.close(outcome)
