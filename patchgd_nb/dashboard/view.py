@@ -10,7 +10,7 @@ __all__ = ['Z_LAYERS', 'IMAGE_LAYERS', 'COLOURS', 'PLACES', 'DRAWING', 'TIES', '
 import os
 import anywidget, numpy as np, traitlets as T
 from IPython import get_ipython
-from .frames import STATES
+from .frames import CELL_STATES
 
 # %% ../../nbs/dashboard/view.ipynb #9bbd3d61
 def choose_view(
@@ -136,7 +136,7 @@ function render({model, el}) {
 """
 
 # %% ../../nbs/dashboard/view.ipynb #c4724433
-PAGE = COLOURS + f'const NAMES = {list(STATES)};' + PLACES + DRAWING + TIES + """
+PAGE = COLOURS + f'const NAMES = {list(CELL_STATES)};' + PLACES + DRAWING + TIES + """
   function patch() {
     const p = model.get('patch');
     if (url) URL.revokeObjectURL(url);
