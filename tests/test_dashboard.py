@@ -4,15 +4,16 @@ from pathlib import Path
 import nbformat, numpy as np, pytest, torch
 from torch import nn
 from patchgd_nb.training.checkpoint import Checkpoints
-from patchgd_nb.dashboard.live import PatchGDDashboard, choose_view, replay
+from patchgd_nb.dashboard.live import PatchGDDashboard
+from patchgd_nb.dashboard.player import FramePlayer, replay
 from patchgd_nb.model import PatchModel
 from patchgd_nb.patches import PatchGrid
 from patchgd_nb.sampler import CoverSampler, UniformSampler
 from patchgd_nb.strategy import ExactPatchGD, GradientDescent, PatchGD
 from patchgd_nb.training.trace import Trace
 from patchgd_nb.trainer import Trainer
-from patchgd_nb.dashboard.view import Z_LAYERS, frame_message
-from patchgd_nb.dashboard.frames import MAX_CELLS, FrameRecorder, ZColours, contributions, plot_frame, plot_strip
+from patchgd_nb.dashboard.view import Z_LAYERS, choose_view, frame_message
+from patchgd_nb.dashboard.frames import MAX_CELLS, FrameRecorder, RateLimiter, ZColours, contributions, plot_frame, plot_strip
 
 TOP = Path(__file__).resolve().parent.parent
 
@@ -42,7 +43,7 @@ def test_looking_changes_nothing(strategy, view):
     "The same weights to the bit, whatever the view; a frame of every inner iteration costs no random number."
     grid = PatchGrid(48, 8)
     dash = PatchGDDashboard(view)
-    dash.watch.due = lambda: True
+    dash.recorder.limiter.due = lambda: True
     a, b = train(grid, strategy()), train(grid, strategy(), [dash])
     assert torch.equal(weights(a), weights(b)) and not dash.errors
     assert all(torch.equal(x, y) for x, y in zip(a.model.buffers(), b.model.buffers()))
@@ -55,7 +56,7 @@ def test_any_grid_has_frames(image, patch):
     dims = {1: nn.AdaptiveAvgPool1d, 2: nn.AdaptiveAvgPool2d, 3: nn.AdaptiveAvgPool3d}[grid.ndim](1)
     model = PatchModel(nn.Sequential(dims, nn.Flatten(), nn.Linear(3, 8)), grid, 3, 8, nn.Sequential(nn.Flatten(), nn.Linear(8 * len(grid), 3)))
     dash = PatchGDDashboard('static')
-    dash.watch.due = lambda: True
+    dash.recorder.limiter.due = lambda: True
     run = Trainer(model, PatchGD(CoverSampler(1 / 2)), [(torch.randint(0, 255, (2, 3, *image), dtype=torch.uint8), torch.tensor([0, 1]))], epochs=1, callbacks=[dash], progress=False).fit()
     f = run.trace.frames[-1]
     assert not dash.errors and len(f['state']) == f['rows'] * f['cols'] and max(f['rows'], f['cols']) <= MAX_CELLS
@@ -67,7 +68,7 @@ def test_any_grid_has_frames(image, patch):
 def test_a_frame_says_what_happened():
     grid, seen = PatchGrid(48, 8), []
     watch = FrameRecorder('im5')
-    watch.due = lambda: True
+    watch.limiter.due = lambda: True
     run = train(grid, PatchGD(CoverSampler(1 / 4)), [watch])
     frames, sampled = list(run.trace.frames), run.trace.samples('im5')
     assert {f['name'] for f in frames} == {'im5'} and len(frames) == len(sampled)
@@ -87,7 +88,7 @@ def test_z_lies_as_the_image_lies():
     grid, images = PatchGrid(48, 8), torch.zeros(1, 3, 48, 48, dtype=torch.uint8)
     images[0, :, 8:16, 32:40] = 255
     watch = FrameRecorder()
-    watch.due = lambda: True
+    watch.limiter.due = lambda: True
     run = Trainer(tiny(grid), PatchGD(CoverSampler(1 / 4)), [(images, torch.tensor([1]))], epochs=1, callbacks=[watch], progress=False).fit()
     norms = run.trace.frames[-1]['norm'].astype(float)
     odd = np.abs(norms - np.median(norms)).argmax()
@@ -103,27 +104,30 @@ def test_a_frame_of_a_trace_survives_the_disk(tmp_path):
 
 def test_a_view_that_fails_is_said_and_training_goes_on():
     class Broken(PatchGDDashboard):
-        def show(self, i): raise OSError('the page is gone')
+        def open(self):
+            super().open()
+            self.player.show = self.gone
+        def gone(self, i): raise OSError('the page is gone')
         def draw_numbers(self): raise RuntimeError('no curves')
     dash = Broken('widgets')
     run = train(PatchGrid(48, 8), PatchGD(CoverSampler(1 / 4)), [dash])
-    assert run.epoch == 2 and {'OSError: the page is gone', 'RuntimeError: no curves'} <= set(dash.errors) and 'training goes on' in dash.problem.value
+    assert run.epoch == 2 and {'OSError: the page is gone', 'RuntimeError: no curves'} <= set(dash.errors) and 'training goes on' in dash.player.alert.value
     assert torch.equal(weights(run), weights(train(PatchGrid(48, 8), PatchGD(CoverSampler(1 / 4)))))
 
 
 def test_frames_cost_a_small_share_of_the_time():
-    "By the clock of the watch itself: after the first, no frame is due while one more would not fit into the share."
-    watch = FrameRecorder(share=.1, every=0)
+    "By the clock of the limiter itself: after the first, no frame is due while one more would not fit into the share."
+    watch = RateLimiter(share=.1, every=0)
     assert watch.due()
-    watch.timed(lambda: time.sleep(.01))
+    watch.run(lambda: time.sleep(.01))
     assert watch.due()
-    watch.timed(lambda: time.sleep(.05))
+    watch.run(lambda: time.sleep(.05))
     assert not watch.due()
     time.sleep(.2); assert not watch.due()
     time.sleep(1.4); assert watch.due()
-    watch.seen = 10          # fast inner iterations: their share is that of 50 ms each, not enough yet for a second frame
+    watch.steps = 10          # fast inner iterations: their share is that of 50 ms each, not enough yet for a second frame
     assert not watch.due()
-    watch.seen = 30
+    watch.steps = 30
     assert watch.due()
 
 
@@ -131,9 +135,9 @@ def test_frames_leave_time_for_the_curves():
     "Where frames have spent the whole share, curves are drawn all the same, and then rest for as long as they cost."
     dash, drawn = PatchGDDashboard('widgets', share=.1), []
     def draw(): drawn.append(1); time.sleep(.05)
-    dash.watch.affordable, dash.draw_numbers = lambda: False, draw
+    dash.recorder.limiter.affordable, dash.draw_numbers = lambda: False, draw
     train(PatchGrid(48, 8), PatchGD(CoverSampler(1 / 4)), [dash])
-    assert drawn and 1 <= dash.rested - dash.drawn < 5 and dash.watch.spent >= .05
+    assert drawn and 1 <= dash.rested - dash.drawn < 5 and dash.recorder.limiter.spent >= .05
 
 
 @pytest.mark.parametrize('head', ['smaller', 'original'])
@@ -164,7 +168,7 @@ def test_another_view_is_refused():
 def test_without_a_page_pictures_and_lines_stay(tmp_path):
     "papermill: static pictures in the executed notebook, a line per epoch, what `auto` chose, and no widget views."
     import subprocess, sys
-    run = subprocess.run([Path(sys.executable).parent / 'papermill', TOP / 'nbs/08_dashboard.ipynb', tmp_path / 'out.ipynb', '--no-progress-bar', '-p', 'epochs', '2'], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    run = subprocess.run([Path(sys.executable).parent / 'papermill', TOP / 'nbs/dashboard/live.ipynb', tmp_path / 'out.ipynb', '--no-progress-bar', '-p', 'epochs', '2'], cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert run.returncode == 0, run.stderr[-2000:]
     outputs = [o for c in nbformat.read(tmp_path / 'out.ipynb', 4).cells for o in c.get('outputs', [])]
     text = ''.join(o.get('text', '') for o in outputs)
@@ -185,8 +189,8 @@ PatchGDDashboard.on_inner = _on_inner
 def _spy():
     while True:
         d, r = globals().get('dash'), globals().get('replayed')
-        state = dict(_last, inner=_count[0], frames=len(d.trace.frames) if d and d.trace else 0, fraction=d.trainer.strategy.sampler.fraction if d and d.trainer else None, accumulate=d.trainer.strategy.accumulate if d and d.trainer else None,
-                     pointed=d.page.pointed if d and hasattr(d, 'page') else None, about=d.page.about if d and hasattr(d, 'page') else '', stop=bool(d and d.trainer and d.trainer.stop), errors=d.errors if d else [],
+        state = dict(_last, inner=_count[0], frames=len(d.trainer.trace.frames) if d and d.trainer else 0, fraction=d.trainer.strategy.sampler.fraction if d and d.trainer else None, accumulate=d.trainer.strategy.accumulate if d and d.trainer else None,
+                     pointed=d.player.page.pointed if d and d.player else None, about=d.player.page.about if d and d.player else '', stop=bool(d and d.trainer and d.trainer.stop), errors=d.errors if d else [],
                      shown=[r.shown['epoch'], r.shown['batch'], r.shown['j']] if r else None)
         open('state.part', 'w').write(_json.dumps(state)); __import__('os').replace('state.part', 'state.json')
         _time.sleep(.03)
@@ -196,7 +200,7 @@ _threading.Thread(target=_spy, daemon=True).start()
 
 @pytest.mark.browser
 def test_in_jupyterlab_while_it_trains(lab, page):
-    nb = nbformat.read(TOP / 'nbs/08_dashboard.ipynb', 4)
+    nb = nbformat.read(TOP / 'nbs/dashboard/live.ipynb', 4)
     for c in nb.cells: c.outputs = [] if c.cell_type == 'code' else c.get('outputs')
     where = next(i for i, c in enumerate(nb.cells) if 'parameters' in c.metadata.get('tags', []))
     nb.cells[where].source = 'epochs = 1000'
@@ -305,7 +309,7 @@ def test_a_broken_connection_is_no_harm(monkeypatch):
     from ipywidgets import Widget
     def gone(self, *args, **kwargs): raise OSError('the connection is gone')
     dash, alone = PatchGDDashboard('widgets'), train(PatchGrid(48, 8), PatchGD(CoverSampler(1 / 4)))
-    dash.watch.due = lambda: True
+    dash.recorder.limiter.due = lambda: True
     opened = dash.open
     def then_broken():
         opened()
@@ -317,7 +321,7 @@ def test_a_broken_connection_is_no_harm(monkeypatch):
 
 
 def test_a_view_that_cannot_open_is_no_harm(monkeypatch):
-    monkeypatch.setattr('patchgd_nb.dashboard.view.PatchView', None)
+    monkeypatch.setattr('patchgd_nb.dashboard.player.PatchView', None)
     dash = PatchGDDashboard('widgets')
     assert train(PatchGrid(48, 8), PatchGD(CoverSampler(1 / 4)), [dash]).epoch == 2 and dash.errors and dash.controls is None
 
@@ -325,11 +329,11 @@ def test_a_view_that_cannot_open_is_no_harm(monkeypatch):
 @pytest.mark.parametrize('strategy', [lambda: PatchGD(CoverSampler(1 / 4)), lambda: GradientDescent()])
 def test_gauges_say_where_the_run_is(strategy):
     dash, said = PatchGDDashboard('widgets', budget=1e-3), []
-    dash.watch.due = dash.watch.affordable = lambda: True
-    dash.numbers_if_due = lambda seconds: (dash.draw_numbers(), said.append(dash.progress.value))
+    dash.recorder.limiter.due = dash.recorder.limiter.affordable = lambda: True
+    dash.draw_numbers_if_due = lambda seconds: (dash.draw_numbers(), said.append(dash.player.progress.value))
     run = train(PatchGrid(48, 8), strategy(), [dash])
     assert 'epoch 1 of 2' in said[0] and 'batch 3 of 3' in said[2] and 'left' in said[0] and not dash.errors
-    if run.trace.frames: assert 'inner iteration 4 of 4' in said[0] and 'exceeded' in said[0] and 'finished after 2 epochs' in dash.progress.value
+    if run.trace.frames: assert 'inner iteration 4 of 4' in said[0] and 'exceeded' in said[0] and 'finished after 2 epochs' in dash.player.progress.value
 
 
 def test_a_pause_is_no_training_time():
@@ -340,6 +344,35 @@ def test_a_pause_is_no_training_time():
     began = time.time()
     run = train(PatchGrid(48, 8), PatchGD(CoverSampler(1 / 4)), [Hand('widgets')])
     assert time.time() - began > .8 + run.seconds
+
+
+def test_a_player_needs_nothing_but_the_trace():
+    "A hand on the slider ends following; patches come from the small picture; where the frame lies is said."
+    watch = FrameRecorder('im5')
+    watch.limiter.due = lambda: True
+    run = train(PatchGrid(48, 8), PatchGD(CoverSampler(1 / 4)), [watch])
+    player = FramePlayer(run.trace)
+    player.show_last()
+    player.page.pointed = 8
+    assert 'row 1, column 2' in player.page.about and 'small picture' in player.page.about and player.page.patch
+    player.slider.value = 0
+    assert player.shown is run.trace.frames[0] and not player.follow.value and 'epoch 1, batch 2' in player.progress.value
+    player.show_last()
+    assert player.shown is run.trace.frames[0] and player.slider.max == len(run.trace.frames) - 1 and not player.errors
+    player.page.pointed = 36      # outside of the frame: nothing is said of it
+    assert 'row 1, column 2' in player.page.about
+
+
+def test_a_cell_is_read_at_full_resolution_while_it_trains():
+    dash, seen = PatchGDDashboard('widgets'), []
+    dash.recorder.limiter.due = lambda: True
+    def point(seconds):
+        dash.player.page.pointed = -1
+        dash.player.page.pointed = 8
+        seen.append(dash.player.page.about)
+    dash.draw_numbers_if_due = point
+    train(PatchGrid(48, 8), PatchGD(CoverSampler(1 / 4)), [dash])
+    assert 'row 1, column 2' in seen[0] and '8 x 8 pixels' in seen[0] and not dash.errors
 
 
 @pytest.mark.parametrize('shape', [(1, 40), (40, 1), (8, 4)])
@@ -361,12 +394,12 @@ def frame(n): return dict(epoch=0, batch=0, j=0, loss=1., name='a', label=0, win
     colours=np.random.randn(3, n * n), norm=np.ones(n * n), channel=np.ones(n * n), share=np.random.randn(n * n))
 view = PatchView()
 display(view)'''
-    feed = "time.sleep(2)\nfor i in range(40): view.frame = for_page(frame(64), 'share'); time.sleep(.1)"
+    feed = "time.sleep(2)\nfor i in range(40): view.frame = frame_message(frame(64), 'share'); time.sleep(.1)"
     coarse = '''
 dash, data = PatchGDDashboard('widgets'), [(torch.randint(0, 255, (1, 3, 384, 384), dtype=torch.uint8), torch.tensor([0]))]
 model = PatchModel(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 16)), PatchGrid(384, 4), 2, 16, 'smaller')
 run = Trainer(model, PatchGD(CoverSampler(1/4)), data, epochs=1, callbacks=[dash], device='cpu', progress=False).fit()
-assert dash.page.frame['rows'] == 48 and run.trace.frames[-1]['factor'] == 2'''
+assert dash.player.page.frame['rows'] == 48 and run.trace.frames[-1]['factor'] == 2'''
     nbformat.write(notebook(code, feed, coarse), lab.root / 'large.ipynb')
     lab.open(page, 'large.ipynb')
     lab.start(page)
@@ -383,7 +416,10 @@ def test_a_failing_view_and_a_closed_tab(lab, page):
     "The error is shown under the view; and when the tab is closed in the middle, training goes on to its end."
     code = TRAIN + '''
 class Broken(PatchGDDashboard):
-    def show(self, i): raise OSError('no picture <today>')
+    def open(self):
+        super().open()
+        self.player.show = self.fail
+    def fail(self, i): raise OSError('no picture <today>')
 train(Broken('widgets'), 128, 1)'''
     long = '''
 class Slow(Callback):

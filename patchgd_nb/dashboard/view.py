@@ -12,7 +12,7 @@ import anywidget, numpy as np, traitlets as T
 from IPython import get_ipython
 from IPython.display import Markdown
 import patchgd_nb
-from .frames import STATES
+from .frames import CELL_STATES
 
 # %% ../../nbs/dashboard/view.ipynb #9bbd3d61
 VIEWS = 'auto', 'widgets', 'static', 'text', 'off'
@@ -105,7 +105,7 @@ class PatchView(anywidget.AnyWidget):
     _esm = load_js('colours.js', 'patch_view.js')
     frame = T.Dict().tag(sync=True)                 # as `frame_message` gives it
     picture = T.Bytes(b'').tag(sync=True)           # the image in small, a JPEG
-    states = T.List(list(STATES)).tag(sync=True)    # names of the states 0 to 3, for the legend
+    states = T.List(list(CELL_STATES)).tag(sync=True)    # names of the states 0 to 3, for the legend
     over = T.Unicode('state').tag(sync=True)        # what colours the image, a value of `IMAGE_LAYERS`
     faded = T.Bool(False).tag(sync=True)            # whether Z fades with its age
     pointed = T.Int(-1).tag(sync=True)              # the cell under the mouse or the arrow keys; -1: none yet
