@@ -118,7 +118,7 @@ def test_a_step_leaves_blank_patches_out_of_everything(case, seed, fraction, kin
 
 # --- 2: a step for every batch
 
-@given(cases(double=False, heads=('smaller', 'attention')), st.sampled_from([CoverSampler, UniformSampler, WeightedSampler]), st.floats(1e-9, 1), st.none() | st.integers(1, 7), st.none() | st.integers(1, 9), st.sampled_from(['eval', 'running', 'batch', 'train']), st.sampled_from(['off', 'bf16']))
+@given(cases(double=False, heads=('smaller', 'attention')), st.sampled_from([CoverSampler, UniformSampler, WeightedSampler]), st.floats(1e-9, 1), st.none() | st.integers(1, 7), st.none() | st.integers(1, 9), st.sampled_from(['eval', 'frozen_stats', 'batch_stats', 'train']), st.sampled_from(['off', 'bf16']))
 def test_every_batch_steps_and_flushes_its_remainder(case, sampler, fraction, inner_steps, accumulate, fill_mode, kind):
     model, images, labels, content = case
     strategy = PatchGD(sampler(fraction), inner_steps, accumulate, fill_mode)
