@@ -71,7 +71,7 @@ def skipping(model, images, labels, optimizer):
 def self_moving(model, images, labels, optimizer):
     GradientDescent().step(model, images, labels, optimizer)
     with torch.no_grad():
-        for p in model.parameters(): p -= .1 * p.grad
+        for p in model.parameters(): p *= .99
 
 def forgotten_head(model, images, labels, optimizer):
     optimizer.zero_grad()
