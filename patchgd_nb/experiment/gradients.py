@@ -46,7 +46,8 @@ class RecordingOptimizer(torch.optim.Optimizer):
 NORMS = nn.modules.batchnorm._BatchNorm
 
 def _dropouts(model: nn.Module) -> list[nn.Module]:
-    return [m for m in model.modules() if isinstance(m, nn.modules.dropout._DropoutNd) or type(m).__name__ == 'DropPath']
+    def drops(m): return isinstance(m, nn.modules.dropout._DropoutNd) or type(m).__name__ == 'DropPath'
+    return [m for m in model.modules() if drops(m)]
 
 def _pin(modules: list[nn.Module]) -> None:
     "Put modules into evaluation mode, and let `train()` leave them there."
@@ -77,7 +78,8 @@ def full_gradient(
     net.zero_grad()
     scores = net(images) if content is None else net(images, content)
     loss(scores, labels.to(scores.device)).backward()
-    return {n: torch.zeros_like(p) if p.grad is None else p.grad.clone() for n, p in net.named_parameters() if p.requires_grad}
+    trained = {n: p for n, p in net.named_parameters() if p.requires_grad}
+    return {n: torch.zeros_like(p) if p.grad is None else p.grad.clone() for n, p in trained.items()}
 
 # %% ../../nbs/experiment/gradients.ipynb #e28b1cd7
 @dataclass
@@ -103,7 +105,9 @@ class GradientReport:
     def __repr__(self) -> str:
         width = max([len(r.layer) for r in self.rows] + [5])
         lines = [f'{"layer":<{width}}  cosine    scale     difference']
-        lines += [f'{r.layer:<{width}}  {r.cosine:<8.5f}  {r.scale:<8.4g}  {r.difference:.1e}' + (f' +- {r.error:.1e}' if r.error else '') for r in self.rows]
+        for r in self.rows:
+            error = f' +- {r.error:.1e}' if r.error else ''
+            lines.append(f'{r.layer:<{width}}  {r.cosine:<8.5f}  {r.scale:<8.4g}  {r.difference:.1e}{error}')
         verdict = f'as expected ({self.expect})' if self.ok else f'not as expected ({self.expect}):'
         return '\n'.join([*lines, '', verdict, *(f'- {f}' for f in self.faults), *(f'  {n}' for n in self.notes)])
 
@@ -129,7 +133,8 @@ def compare_layers(
         if length < 1e-12:   # nothing to compare with: a bias before a normalisation, say
             if float(g.norm()) > 1e-9: rows.append(LayerRow(layer, float('nan'), float('nan'), float('inf')))
             continue
-        rows.append(LayerRow(layer, float(F.cosine_similarity(g, f, 0)), float(g @ f) / length ** 2, float((g - f).norm()) / length))
+        cosine, scale = float(F.cosine_similarity(g, f, 0)), float(g @ f) / length ** 2
+        rows.append(LayerRow(layer, cosine, scale, float((g - f).norm()) / length))
     return rows
 
 # %% ../../nbs/experiment/gradients.ipynb #bdce0817
@@ -152,20 +157,23 @@ def explain_rows(
     for r in rows: parts.setdefault(r.layer.split('.')[0], []).append(r)
     for part, mine in parts.items():
         if all(r in silent for r in mine):
-            rest = "only the rest learns; is its output detached, or made under no_grad, before the loss?"
-            out.append(f'no gradient reaches {part} ({len(mine)} layers): {rest}')
+            out.append(f'no gradient reaches {part} ({len(mine)} layers): only the rest learns; '
+                       'is its output detached, or made under no_grad, before the loss?')
         elif some := [r.layer for r in mine if r in silent]:
-            out.append(f"no gradient reaches {', '.join(some[:3])}{' and others' if len(some) > 3 else ''}: these parameters never learn.")
+            others = ' and others' if len(some) > 3 else ''
+            out.append(f"no gradient reaches {', '.join(some[:3])}{others}: these parameters never learn.")
     left = [r for r in wrong if r not in silent]
     straight = [r for r in left if r.cosine > 1 - CLOSE]
     for scale in sorted({float(f'{r.scale:.5g}') for r in straight}):
         mine = [r for r in straight if float(f'{r.scale:.5g}') == scale]
         names = sorted({r.layer.split('.')[0] for r in mine})
         what = 'every gradient' if len(mine) == len(rows) else f"the gradient of {', '.join(names)}"
-        out.append(f'{what} is {_fraction(scale)} the full one: a wrong factor, such as a mean where a sum belongs or a loss divided twice.')
+        out.append(f'{what} is {_fraction(scale)} the full one: a wrong factor, '
+                   'such as a mean where a sum belongs or a loss divided twice.')
     if bent := [r for r in left if r not in straight]:
         worst = min(bent, key=lambda r: r.cosine if r.cosine == r.cosine else -2)
-        out.append(f'the direction differs in {len(bent)} of {len(rows)} layers (cosine {worst.cosine:.4f} in {worst.layer}): '
+        where = f'{len(bent)} of {len(rows)} layers (cosine {worst.cosine:.4f} in {worst.layer})'
+        out.append(f'the direction differs in {where}: '
                    'patches are left out, counted twice, or get the gradient of another cell.')
     return out
 
@@ -190,16 +198,23 @@ def _explain_call(call: _Call) -> list[str]:
     "Faults that one sees without comparing gradients."
     r, out = call.recorder, []
     if call.moved: out.append('the step changes weights by itself, beside the optimizer.')
-    if not call.training: out.append('the step leaves the model in evaluation mode: the next batch trains without dropout and batch statistics.')
-    if not r.steps: out.append('the optimizer never steps: the gradients of this batch are dropped (is the accumulation longer than the batch?).')
-    elif r.unused: out.append(f'gradients of {len(r.unused)} parameters arrive after the last optimizer step and are dropped: a remainder of the accumulation is not flushed.')
+    if not call.training:
+        out.append('the step leaves the model in evaluation mode: '
+                   'the next batch trains without dropout and batch statistics.')
+    if not r.steps:
+        out.append('the optimizer never steps: the gradients of this batch are dropped '
+                   '(is the accumulation longer than the batch?).')
+    elif r.unused:
+        out.append(f'gradients of {len(r.unused)} parameters arrive after the last optimizer step and are dropped: '
+                   'a remainder of the accumulation is not flushed.')
     return out
 
 def _explain_second(step, net, images, labels, kwargs) -> list[str]:
     "Faults that show when a second batch follows."
     first = _run(step, net, images, labels, kwargs).recorder.total
     second = _run(step, net, images, labels, kwargs).recorder.total
-    double = [n for n in first if n in second and float(first[n].norm()) > 1e-9 and torch.allclose(second[n], 2 * first[n], rtol=1e-6)]
+    moved = [n for n in first if n in second and float(first[n].norm()) > 1e-9]
+    double = [n for n in moved if torch.allclose(second[n], 2 * first[n], rtol=1e-6)]
     return ['a second batch finds the gradients of the first still there: zero_grad is missing.'] if double else []
 
 # %% ../../nbs/experiment/gradients.ipynb #6f160a36
@@ -220,7 +235,8 @@ def _explain_masks(step, model, images, labels, kwargs) -> list[str]:
     if not _dropouts(net): return []
     _run(step, net, images, labels, kwargs)
     if not differ: return []
-    return [f'dropout masks differ between the pass without gradient and the one with it ({differ} of {both}): the random state is not replayed.']
+    return [f'dropout masks differ between the pass without gradient and the one with it ({differ} of {both}): '
+            'the random state is not replayed.']
 
 def _statistics(net: nn.Module) -> torch.Tensor:
     means = [m.running_mean.flatten() for m in net.modules() if isinstance(m, NORMS) and m.running_mean is not None]
@@ -247,7 +263,8 @@ def _explain_ranks(grads: dict[str, torch.Tensor]) -> list[str]:
     torch.distributed.all_gather(all_ranks, mine)
     apart = max(float((a - all_ranks[0]).norm() / all_ranks[0].norm().clamp(min=1e-12)) for a in all_ranks)
     if apart <= CLOSE: return []
-    return [f'the ranks step with different gradients (by {apart:.1%}): they drift apart; average the gradients before the optimizer steps.']
+    return [f'the ranks step with different gradients (by {apart:.1%}): they drift apart; '
+            'average the gradients before the optimizer steps.']
 
 # %% ../../nbs/experiment/gradients.ipynb #31b54f1c
 def _sampled_signs(step, net, call, images, labels, kwargs) -> list[str]:
@@ -255,7 +272,8 @@ def _sampled_signs(step, net, call, images, labels, kwargs) -> list[str]:
     counts = set(call.recorder.arrivals.values())
     heads = [c for n, c in call.recorder.arrivals.items() if n.split('.')[0] == 'head'] or list(counts)
     other = _run(step, deepcopy(net), images, labels, kwargs).recorder.total
-    same = all(torch.allclose(g, other.get(n, torch.zeros_like(g)), rtol=1e-6, atol=1e-12) for n, g in call.recorder.total.items())
+    def close(n, g): return torch.allclose(g, other.get(n, torch.zeros_like(g)), rtol=1e-6, atol=1e-12)
+    same = all(close(n, g) for n, g in call.recorder.total.items())
     out = []
     if heads and min(heads) > 1: out.append(f'the loss is computed {min(heads)} times for this batch')
     if not same: out.append('two calls give different gradients')
@@ -270,10 +288,19 @@ def _check_full(step, model, images, labels, content, loss, kwargs) -> GradientR
     report.faults = _explain_call(call)
     if call.recorder.steps:
         wrong = explain_rows(report.rows)
-        report.faults += wrong + (_sampled_signs(step, still_copy(model), call, images, labels, kwargs) if wrong else [])
+        report.faults += wrong
+        if wrong: report.faults += _sampled_signs(step, still_copy(model), call, images, labels, kwargs)
     report.faults += _explain_second(step, still_copy(model), images, labels, kwargs)
     report.faults += _explain_masks(step, model, images, labels, kwargs) + _explain_ranks(call.recorder.total)
     return report
+
+def _explain_mean(rows: list[LayerRow], calls: int, tolerance: float) -> list[str]:
+    "Layers whose averaged gradient points elsewhere, beyond three standard errors and the tolerance."
+    bent = [r for r in rows if r.scale != 0 and not (r.scale > 0 and r.difference <= 3 * r.error + tolerance)]
+    if not bent: return []
+    worst = min(bent, key=lambda r: r.cosine)
+    return [f'the mean of {calls} calls points elsewhere than the full gradient in {len(bent)} of {len(rows)} layers '
+            f'(cosine {worst.cosine:.4f} in {worst.layer}): patches are chosen unevenly, or left out.']
 
 def _check_sampled(step, model, images, labels, content, loss, kwargs, calls, tolerance) -> GradientReport:
     report, net = GradientReport('sampled'), still_copy(model)
@@ -292,20 +319,19 @@ def _check_sampled(step, model, images, labels, content, loss, kwargs, calls, to
         report.rows.append(row)
     if runs[0].recorder.steps:
         report.faults += [f for f in explain_rows(report.rows) if f.startswith('no gradient reaches')]
-        bent = [r for r in report.rows if r.scale != 0 and not (r.scale > 0 and r.difference <= 3 * r.error + tolerance)]
-        if bent: report.faults.append(f'the mean of {calls} calls points elsewhere than the full gradient in {len(bent)} of {len(report.rows)} layers '
-                                      f'(cosine {min(r.cosine for r in bent):.4f} in {min(bent, key=lambda r: r.cosine).layer}): patches are chosen unevenly, or left out.')
-    scales = {part: [r.scale for r in report.rows if r.layer.split('.')[0] == part] for part in dict.fromkeys(r.layer.split('.')[0] for r in report.rows)}
+        report.faults += _explain_mean(report.rows, calls, tolerance)
+    scales = {}
+    for r in report.rows: scales.setdefault(r.layer.split('.')[0], []).append(r.scale)
     report.notes = ['scales: ' + ', '.join(f'{part} {sum(s) / len(s):.3g}' for part, s in scales.items())]
     report.faults += _explain_ranks(mean)
     return report
 
 def check_gradients(
-    step: Callable,                       # called as step(model, images, labels, optimizer): a strategy's `step`, or yours
+    step: Callable,                       # step(model, images, labels, optimizer): a strategy's, or yours
     model: nn.Module,                     # whose `model(images)` gives class scores; it is copied, not changed
     images,                               # a batch, what the model takes; floating point is made float64
     labels: torch.Tensor,                 # (B,)
-    expect: str = 'full',                 # 'full': the gradient of the whole batch; 'sampled': only its expectation, up to a scale
+    expect: str = 'full',                 # 'full': that of the whole batch; 'sampled': its expectation, up to a scale
     content: torch.Tensor | None = None,  # (B, K), handed on to model and step where it is given
     loss: Callable = F.cross_entropy,     # of (scores, labels)
     calls: int = 32,                      # that are averaged, where a sampled gradient is expected
@@ -313,7 +339,8 @@ def check_gradients(
     **kwargs,                             # further arguments of `step`: names=[...], say
 ) -> GradientReport:
     "Compare the gradient of a training step with the full one, and say in words what is wrong with it."
-    if expect not in ('full', 'sampled'): raise ValueError(f"expect={expect!r} is not known: choose 'full' or 'sampled'.")
+    if expect not in ('full', 'sampled'):
+        raise ValueError(f"expect={expect!r} is not known: choose 'full' or 'sampled'.")
     if torch.is_tensor(images) and images.is_floating_point(): images = images.double()
     if content is not None: kwargs['content'] = content
     if expect == 'full': report = _check_full(step, model, images, labels, content, loss, kwargs)
