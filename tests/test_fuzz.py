@@ -14,7 +14,7 @@ from patchgd_nb.images.prepare import decode_all, inspect_files, prepare_folder,
 from patchgd_nb.datasets.har import make_signals, read_har
 from patchgd_nb.images.slides import SlideDataset, collate
 from patchgd_nb.images.tables import BadImageLog, read_table
-from patchgd_nb.datasets.ultramnist import UltraMNIST, digit_pool, make_ultramnist, read_idx, read_ultramnist
+from patchgd_nb.datasets.ultramnist import UltraMNIST, load_digit_images, make_ultramnist, read_idx, read_ultramnist
 
 ANSWERS = Counter()   # what became of the inputs of this run: refused, skipped, read
 OURS = (ValueError, FileNotFoundError)
@@ -154,7 +154,7 @@ def test_what_is_no_file(files, tmp_path):
             folder = tmp_path / f'{name}{time.time_ns()}'
             folder.mkdir()
             make(folder / name)
-            call = dict(csv=lambda: read_panda(folder), tiff=lambda: decode_all(open_image(folder / name)), png=lambda: decode_all(open_image(folder / name)), npz=lambda: read_har(folder)).get(name.rpartition('.')[2], lambda: digit_pool('train', str(folder)))
+            call = dict(csv=lambda: read_panda(folder), tiff=lambda: decode_all(open_image(folder / name)), png=lambda: decode_all(open_image(folder / name)), npz=lambda: read_har(folder)).get(name.rpartition('.')[2], lambda: load_digit_images('train', str(folder)))
             assert answer(call, name, folder) == 'refused'
 
 
@@ -359,7 +359,7 @@ def test_damaged_digits(tmp_path):
         folder = tmp_path / f'pair{i}'
         folder.mkdir()
         for name, a in zip(('train-images-idx3-ubyte', 'train-labels-idx1-ubyte'), pair): (folder / name).write_bytes(idx(a))
-        assert answer(lambda: digit_pool('train', str(folder)), folder.name) == 'refused', i
+        assert answer(lambda: load_digit_images('train', str(folder)), folder.name) == 'refused', i
     assert kinds['refused'] > 60, kinds
 
 

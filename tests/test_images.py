@@ -345,9 +345,9 @@ def test_other_backgrounds_are_refused(slide, kwargs):
 @pytest.mark.parametrize('seed', range(4))
 def test_no_light_on_black_counts_as_blank(tmp_path, seed):
     "UltraMNIST as a pyramid: tiny digits and large ones."
-    from patchgd_nb.datasets.ultramnist import digit_pool, draw_image, plan_image
-    pool = digit_pool('train', 'scikit-learn')
-    light = draw_image(pool, plan_image(pool, seed, 'train', seed, 2048, 0, 27), 2048)
+    from patchgd_nb.datasets.ultramnist import load_digit_images, draw_image, image_layout
+    pool = load_digit_images('train', 'scikit-learn')
+    light = draw_image(pool, image_layout(pool, seed, 'train', seed, 2048, 0, 27), 2048)
     write_pyramid(tmp_path / 'x.tiff', np.repeat(light[..., None], 3, 2), quality=90)
     canvas, grid = Canvas(open_image(tmp_path / 'x.tiff'), 2048, background='black'), PatchGrid(2048, 64)
     share = content_share(canvas, grid, 'black')

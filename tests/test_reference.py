@@ -52,7 +52,7 @@ def compare(s, strategy, other, batches=1, **kwargs):
         result = strategy.step(model, images, labels, optimizer, content=content, **kwargs)
         after = torch.get_rng_state()
         torch.set_rng_state(before)
-        if hasattr(strategy, 'sampler'): strategy.draw(torch.ones(len(images), len(model.grid)) if content is None else content)   # the same draws
+        if strategy.sampler: strategy.sample(torch.ones(len(images), len(model.grid)) if content is None else content)   # the same draws
         losses = other(Reference(twin.backbone, twin.head, images, labels, s['patch'], s['stride'], content, D), result.sampled)
         assert torch.equal(torch.get_rng_state(), after)
         assert result.losses.tolist() == pytest.approx(losses, abs=1e-10)
