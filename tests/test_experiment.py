@@ -176,6 +176,15 @@ def test_the_command_refuses_before_a_kernel_starts(tmp_path, here, monkeypatch)
     assert patchgd('--help', cwd=tmp_path).returncode == 0
 
 
+def test_the_command_says_its_version_and_answers_without_heavy_imports(tmp_path):
+    import patchgd_nb
+    p = patchgd('--version', cwd=tmp_path)
+    assert (p.returncode, p.stdout.strip(), p.stderr) == (0, f'patchgd {patchgd_nb.__version__}', '')
+    code = 'import sys\nfrom patchgd_nb.experiment.command import main\ntry: main(["--help"])\nexcept SystemExit: pass\nassert not {"torch", "timm", "pandas", "papermill", "pydantic"} & set(sys.modules)'
+    p = subprocess.run([sys.executable, '-c', code], env=ENV, capture_output=True, text=True, timeout=60)
+    assert p.returncode == 0 and '--version' in p.stdout, p.stderr
+
+
 def test_a_notebook_is_not_written_over(tmp_path, here):
     source = write(tmp_path / 'own.ipynb', 'seed = 0').read_bytes()
     code, said = here('run', 'own.ipynb', './own.ipynb')
