@@ -278,14 +278,14 @@ def is_out_of_memory(
 # %% ../nbs/06_memory.ipynb #6069f0d3
 def predict_overflow(
     model: nn.Module,                # nothing is predicted unless it is a PatchModel
-    strategy: Strategy,              # how it will be trained
+    strategy: Strategy,              # how it will be trained; of a strategy of another class nothing is predicted
     batch: int,                      # images per batch
     budget: int,                     # bytes
     content: Tensor | None = None,   # (B, K) of a batch, above 0 where a patch has content
     precision: str = 'off',          # number format: 'off', 'bf16' or 'fp16'
 ) -> str:
     "One sentence on a training step that is not expected to fit, with a setting that does; empty if it fits."
-    if not isinstance(model, PatchModel): return ''
+    if not isinstance(model, PatchModel) or not isinstance(strategy, Strategy): return ''
     patches = sampled_patches(strategy, model.grid, content)
     if patches is None: return ''
     need = step_bytes(model, batch, patches, precision=precision)['peak']
