@@ -161,7 +161,7 @@ def _spans(grid, axis, first, length, scale, pixels):
 TISSUE_CONTRAST = 12   # grey levels by which tissue is darker than glass
 
 class Grid(Protocol):
-    "What a data set asks of a `PatchGrid`, whose lesson comes later."
+    "What is asked of a grid here; `PatchGrid` has it, and this module need not import it."
     image_size: tuple[int, int]   # pixels
     patch_size: tuple[int, int]
     stride: tuple[int, int]
