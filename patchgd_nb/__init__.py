@@ -20,7 +20,7 @@ def lazy_names(
 
 
 __getattr__, __dir__, __all__ = lazy_names(__name__, {
-    'patches': 'PatchGrid', 'sampler': 'CoverSampler UniformSampler WeightedSampler', 'zblock': 'ZBlock', 'model': 'PatchModel WholeModel',
-    'strategy': 'GradientDescent PatchGD ExactPatchGD CarryPatchGD', 'memory': 'plan', 'trainer': 'Trainer',
-    'training': 'Callback Trace ZBank', 'images': 'open_image', 'dashboard': 'PatchGDDashboard replay',
-    'experiment.gradients': 'check_gradients'})
+    'patches': 'PatchGrid', 'sampler': 'CoverSampler UniformSampler WeightedSampler', 'zblock': 'ZBlock',
+    'model': 'PatchModel WholeModel', 'strategy': 'GradientDescent PatchGD ExactPatchGD CarryPatchGD',
+    'memory': 'plan', 'trainer': 'Trainer', 'training': 'Callback Trace ZBank', 'images': 'open_image',
+    'dashboard': 'PatchGDDashboard replay', 'experiment.gradients': 'check_gradients'})
