@@ -140,3 +140,13 @@ def test_javascript_lies_in_files():
 
 def test_the_table_of_contents_fits_on_a_screen():
     assert len([p for p in (TOP / 'nbs').iterdir() if p.name[0] not in '._']) <= 24
+
+def silencing(source):
+    "Whether a cell changes for good which warnings are shown: the notebook run after it in the same process would miss its own."
+    calls = [n.value for n in ast.parse(source).body if isinstance(n, ast.Expr) and isinstance(n.value, ast.Call)]
+    return any(ast.unparse(c.func).split('.')[-1] in ('simplefilter', 'filterwarnings') for c in calls)
+
+@pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda p: p.relative_to(TOP / 'nbs').as_posix())
+def test_a_notebook_leaves_warnings_as_they_were(path):
+    assert silencing("import warnings\nwarnings.simplefilter('ignore')") and not silencing("with warnings.catch_warnings(): warnings.simplefilter('always')")
+    assert not any(map(silencing, code_cells(path)))
