@@ -304,6 +304,7 @@ class CarryPatchGD(PatchGD):
         budget = torch.ceil((content > 0).sum(1, keepdim=True) * self.refresh)
         rank = candidates.argsort(1, descending=True).argsort(1)
         filled = new | (rank < budget) & (candidates >= 0)
+        # before anything is trained: a full disk ends a run between two batches
         self.bank.reserve(names, (model.latent_dim, *model.grid.shape), filled | sampled.any(0), dihedral)
         cells = (filled & ~sampled[0]).nonzero()
         z = model.fill(images, self.chunk, mode=self.fill_mode, cells=cells, z=z)

@@ -242,7 +242,7 @@ class ZBank:
         cells = np.unique(self._cells(names, shape, changed, dihedral)[2])
         arrays = self.written, self.z
         n_bytes = 2 * len(cells) * sum(a.cells[:1].nbytes for a in arrays)
-        with _explain_disk_error(self.folder, f'{len(cells)} cells of Z and their undo log, {n_bytes / 2**20:.1f} MiB'):
+        with _explain_disk_error(self.folder, f'{len(cells)} cells of Z and their undo log, {n_bytes // 1024:,} KB'):
             new = cells[self.written.cells[cells] == 0]
             for array in arrays: array.reserve(new)
             self.undo_log.save(cells, [a.cells for a in arrays])
