@@ -179,6 +179,17 @@ def test_a_log_of_an_earlier_version_is_not_misread(tmp_path):
     assert (later.read(['a'], SHAPE)[1] == -1).all() and not list(tmp_path.glob('undo-*'))
 
 
+def test_a_checkpoint_that_is_written_again_pushes_no_other_out(tmp_path):
+    bank, moments = ZBank(tmp_path), []
+    for i in range(6):
+        put(bank, ['a', 'b'], i)
+        for _ in range(4): moment = bank.mark(); bank.commit()
+        moments.append((moment, contents(bank, ['a', 'b'])))
+    for moment, expected in moments[:1:-1]:
+        bank.rewind(moment)
+        assert same(contents(bank, ['a', 'b']), expected)
+
+
 def test_one_image_twice_in_a_batch_is_undone(tmp_path):
     bank = ZBank(tmp_path)
     put(bank, ['a', 'b'], 0)

@@ -111,6 +111,7 @@ class UndoLog:
 
     def commit(self) -> None:
         "A checkpoint with the last mark has been written: what only checkpoints before the last ones need is dropped."
+        if not self.size: return   # nothing has changed since the last one
         with suppress(OSError):   # then the present file goes on, and what could not be dropped is dropped later
             self.next_file()
             for old in self.numbers()[MAX_MARKS + 1:]: self.path(old).unlink()
@@ -154,6 +155,8 @@ class UndoLog:
             for end in range(count, 0, -4096):
                 part = records[max(0, end - 4096):end][::-1]   # of a cell noted twice, the earlier note wins
                 for i, array in enumerate(arrays): array[part['cell']] = part[f'array{i}']
+        for array in arrays:
+            if isinstance(array, np.memmap): array.flush()
         self.next_file()   # before others go, so that its number is new
         for n in later[:-1]: self.path(n).unlink()
         os.truncate(self.path(number), at)   # this mark can be restored again
