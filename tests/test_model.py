@@ -312,7 +312,7 @@ def test_weights_from_a_file(saved, name, size, n_out):
 
 
 def test_a_file_that_does_not_fit_is_refused(saved, tmp_path):
-    "timm alone would train on from random weights without a word."
+    "timm alone raises nothing and goes on with random weights."
     file, half = saved['test_resnet'][1] / 'model.safetensors', tmp_path / 'half.pth'
     weights = timm.models.load_state_dict(str(file))
     torch.save({n: w for n, w in weights.items() if not n.startswith('layer3')}, half)
