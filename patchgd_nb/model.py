@@ -330,7 +330,7 @@ def compile_backbone(
         with torch.no_grad(), module_mode(model.backbone, 'eval'): model.encode(patches)
     except Exception as e:   # whatever a compiler raises
         model.backbone._compiled_call_impl = None   # nn.Module's note of having been compiled
-        reason = (str(e).strip() or type(e).__name__).splitlines()[0]
+        reason = ' '.join(str(e).strip().splitlines()[:2]) or type(e).__name__
         raise RuntimeError(f'the backbone cannot be compiled on this machine ({reason:.200}): '
                            'install a C++ compiler, or train without compiling.') from e
     return model
