@@ -56,7 +56,8 @@ def _through_knots(knots, n, scale):
     "Cubic (Catmull-Rom) curves down the rows of `knots`, each `scale` points from the next; the first `n` points."
     t = np.arange(scale, dtype=np.float32)[:, None] / np.float32(scale)
     # weights of the four knots around a point; products, as a power differs between libraries in its last bit
-    weights = (t * (t * (2 - t) - 1) / 2, (t * t * (3 * t - 5) + 2) / 2, t * (t * (4 - 3 * t) + 1) / 2, t * t * (t - 1) / 2)
+    weights = (t * (t * (2 - t) - 1) / 2, (t * t * (3 * t - 5) + 2) / 2,
+               t * (t * (4 - 3 * t) + 1) / 2, t * t * (t - 1) / 2)
     between = -(-n // scale)   # gaps between knots
     points = sum(weight * knots[k:k + between, None] for k, weight in enumerate(weights))
     return points.reshape(-1, knots.shape[1])[:n]
