@@ -66,7 +66,8 @@ def make_mini_panda(
     jobs = [job for job in jobs if not job[0].exists()]
     # loky's pool works from notebooks, and from scripts without a main guard
     with ProcessPoolExecutor(workers or os.cpu_count()) as pool:
-        for _ in tqdm(pool.map(_draw_slide, jobs), total=len(jobs), desc='slides', disable=not (progress and jobs)): pass
+        for _ in tqdm(pool.map(_draw_slide, jobs), total=len(jobs), desc='slides', disable=not (progress and jobs)):
+            pass
     write_atomic(out / 'train.csv', rows[COLUMNS].to_csv(index=False))   # last: a folder with a train.csv is complete
     return out
 
