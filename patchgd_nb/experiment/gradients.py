@@ -202,12 +202,13 @@ def _explain_statistics(step, model, images, labels, content, kwargs) -> tuple[l
     once, now = (_statistics(twin) - before).norm(), (_statistics(net) - before).norm()
     faults, notes = [], []
     if now > 1.3 * once:
-        far = f"BatchNorm's running statistics move {float(now / once):.2g} times as far as by one pass over the batch: "
+        far = (f"BatchNorm's running statistics move {float(now / once):.2g} times as far "
+               'as by one pass over the batch: ')
         if False in movers: faults.append(far + 'the pass without gradient updates them too.')
         else: notes.append(far + 'each of several passes counts as a batch.')
     if {(False, False), (True, True)} <= modes:
-        notes.append('BatchNorm uses its running statistics where no gradient is kept, and those of the batch where one '
-                     'is: the two passes see different latents.')
+        notes.append('BatchNorm uses its running statistics where no gradient is kept, '
+                     'and those of the batch where one is: the two passes see different latents.')
     return faults, notes
 
 # %% ../../nbs/experiment/gradients.ipynb #7176eef4
