@@ -1,5 +1,6 @@
 "The doctor for gradients: our own strategies pass, wrong ones are named."
 import multiprocessing, os, subprocess, sys
+from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from functools import partial
 from pathlib import Path
@@ -7,8 +8,13 @@ import pytest, torch
 import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
-from patchgd_nb import CarryPatchGD, CoverSampler, ExactPatchGD, GradientDescent, PatchGD, PatchGrid, PatchModel, UniformSampler, ZBank
+from patchgd_nb import CarryPatchGD, CoverSampler, ExactPatchGD, GradientDescent, PatchGD, PatchGrid, PatchModel, Trainer, UniformSampler, WholeModel, ZBank
+from patchgd_nb.datasets.har import signal_backbone
+from patchgd_nb.experiment.command import check_parameters, main
 from patchgd_nb.experiment.gradients import check_gradients
+from patchgd_nb.experiment.parameters import Har, Panda
+from patchgd_nb.experiment.record import RunRecord
+from patchgd_nb.training.checkpoint import Checkpoints
 
 TOP = Path(__file__).resolve().parent.parent
 GRID = PatchGrid(48, 12)
@@ -219,6 +225,66 @@ def test_steps_written_blind_are_named(name):
     said = ' '.join(report.faults)
     assert not report.ok and all(w in said for w in words), report
     if name != 'head per part': assert 'sampled' not in said, report   # no false trail
+
+
+# ---- `patchgd doctor --gradients RUN`
+
+def leave_a_run(folder, kind, notebook, strategy, model=None, **changes):
+    "What a run of an experiment leaves: run.json, and a checkpoint after two batches."
+    torch.manual_seed(0)
+    p = check_parameters(TOP / f'nbs/train_{notebook}.ipynb', dict(changes, out_dir=str(folder)))
+    p = kind.check(p)
+    RunRecord(p).finish()
+    s = getattr(p, 'setting', p)
+    model = model or PatchModel(s.backbone, p.grid, 6, latent_dim=s.latent_dim, head=s.head)
+    shape = 2, len(model.normalize.mean), *model.grid.image_size
+    batches = [(torch.rand(shape), torch.tensor([0, 1]))] * 2
+    Trainer(model, strategy, batches, epochs=1, checkpoint=p.checkpoint, progress=False).fit()
+    return p
+
+def test_the_doctor_examines_a_run(tmp_path, capsys, monkeypatch):
+    "A run whose slides are gone: they are made anew. A spoilt step of the same strategy is named."
+    monkeypatch.setattr('patchgd_nb.datasets.panda.ProcessPoolExecutor', ThreadPoolExecutor)   # two slides: processes take longer
+    leave_a_run(tmp_path, Panda, 'panda', PatchGD(CoverSampler(1/4), accumulate=2), image_size=128, patch_size=32, n_slides=6)
+    assert main(['doctor', '--gradients', str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert 'PatchGD on test_resnet' in said and '2 slides made anew' in said and 'as expected (sampled)' in said and 'head.classify' in said, said
+    healthy = PatchGD.step
+    def spoilt(self, model, images, labels, optimizer, **kwargs):
+        with torch.no_grad(): z = model.fill(images, content=kwargs['content'])
+        optimizer.zero_grad()
+        F.cross_entropy(model.head(z), labels).backward()
+        optimizer.step()
+    monkeypatch.setattr(PatchGD, 'step', spoilt)
+    assert main(['doctor', '--gradients', str(tmp_path)]) == 1
+    assert 'no gradient reaches backbone' in capsys.readouterr().out
+    monkeypatch.setattr(PatchGD, 'step', healthy)
+    assert not list(tmp_path.glob('cohort*'))   # nothing is written into the run
+
+def test_the_doctor_examines_signals_and_carried_latents(tmp_path, capsys):
+    "A backbone that is not timm's but an experiment's own; the run's own bank of latents stays as it was."
+    p = leave_a_run(tmp_path / 'a', Har, 'har', ExactPatchGD(2), PatchModel(signal_backbone(9, 64), PatchGrid((128,), 32), 6, latent_dim=64, head='original', in_chans=9))
+    assert main(['doctor', '--gradients', str(tmp_path / 'a')]) == 0
+    assert 'ExactPatchGD on Sequential' in (said := capsys.readouterr().out) and '2 signals made anew' in said and 'as expected (full)' in said, said
+    (bank := tmp_path / 'z').mkdir()
+    (bank / 'z.bin').write_bytes(b'mine')
+    model = PatchModel('test_resnet', PatchGrid(64, 32), 3, latent_dim=8, head='attention', in_chans=1)
+    Trainer(model, PatchGD(CoverSampler(1/2)), [(torch.rand(2, 1, 64, 64), torch.tensor([0, 1]))], epochs=1, checkpoint=tmp_path / 'b', progress=False).fit()
+    checkpoint = Checkpoints(tmp_path / 'b').load()
+    checkpoint.config['strategy'] = repr(CarryPatchGD(CoverSampler(1/2), ZBank(bank)))
+    Checkpoints(tmp_path / 'c').save(checkpoint.state, checkpoint.config)
+    assert main(['doctor', '--gradients', str(tmp_path / 'c')]) == 0
+    assert 'CarryPatchGD' in (said := capsys.readouterr().out) and 'random images, as its data are not known' in said, said
+    assert (bank / 'z.bin').read_bytes() == b'mine'
+
+def test_the_doctor_says_why_it_cannot_examine(tmp_path, capsys):
+    model, images, labels = case()
+    Trainer(model, GradientDescent(), [(images, labels)], epochs=1, checkpoint=tmp_path / 'own', progress=False).fit()
+    Trainer(WholeModel('test_resnet', (48, 48), 3), GradientDescent(), [(images, labels)], epochs=1, checkpoint=tmp_path / 'whole', progress=False).fit()
+    for folder, words in (('none', 'holds no checkpoint of a run'), ('own', "a backbone of one's own (Sequential)"), ('whole', 'a model of whole images')):
+        assert main(['doctor', '--gradients', str(tmp_path / folder)]) == 2
+        said = capsys.readouterr().err
+        assert words in said and said.count('\n') == 1, said
 
 
 def _rank(rank, file, average, found):
