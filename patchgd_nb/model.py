@@ -190,7 +190,8 @@ class PatchModel(nn.Module):
         z = self.blank_z(len(images))
         latents = self.encode(self.grid.gather(images, cells)).to(self.dtype)
         z = z.index_put(tuple(cells.to(self.device).T), latents)
-        return self.head(z.transpose(1, 2).unflatten(2, self.grid.shape))
+        # contiguous: torch's BatchNorm2d gives a wrong gradient of one transposed image on the CPU
+        return self.head(z.transpose(1, 2).unflatten(2, self.grid.shape).contiguous())
 
 # %% ../nbs/04_model.ipynb #e36a1d0d
 class WholeModel(nn.Module):

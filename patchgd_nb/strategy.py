@@ -62,7 +62,8 @@ class Strategy:
 
     def _read(self, model, z, labels):
         "The head reads Z: scores and loss."
-        return self._loss(model.head(z), labels)
+        # contiguous: torch's BatchNorm2d gives a wrong gradient of one transposed image on the CPU
+        return self._loss(model.head(z.contiguous()), labels)
 
 # %% ../nbs/05_strategy.ipynb #3a91519b
 class GradientDescent(Strategy):
