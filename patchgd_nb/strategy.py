@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from .base.random_states import replay_random_state, torch_random_state
-from .model import BATCHNORM, PatchModel, module_mode
+from .model import BATCHNORM, MODE_LOCK, PatchModel, module_mode
 from .sampler import PatchSampler, cover_steps
 from .training.precision import Precision
 from .training.zbank import ZBank
@@ -63,7 +63,8 @@ class Strategy:
     def _read(self, model, z, labels):
         "The head reads Z: scores and loss."
         # contiguous: torch's BatchNorm2d gives a wrong gradient of one transposed image on the CPU
-        return self._loss(model.head(z.contiguous()), labels)
+        with MODE_LOCK: scores = model.head(z.contiguous())   # no other thread may change its mode meanwhile
+        return self._loss(scores, labels)
 
 # %% ../nbs/05_strategy.ipynb #3a91519b
 class GradientDescent(Strategy):
