@@ -291,7 +291,8 @@ def test_work_is_counted_as_torch_counts_it(tmp_path):
     from patchgd_nb.experiment.work import count_multiply_adds, count_passes, item_work, training_work
     from patchgd_nb.model import PatchModel
     from patchgd_nb.patches import PatchGrid
-    model = PatchModel('test_resnet', PatchGrid(128, 32), n_classes=3, latent_dim=8, head='smaller')
+    backbone = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3, 2), torch.nn.BatchNorm2d(4), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(900, 8))
+    model = PatchModel(backbone, PatchGrid(128, 32), n_classes=3, latent_dim=8, head='smaller')
     content, images = (torch.rand(5, 16) < .5).float(), torch.randint(256, (4, 3, 128, 128), dtype=torch.uint8)
     content[1] = 0
     optimizer, names = torch.optim.SGD(model.parameters(), lr=0.), list('abcd')
@@ -304,6 +305,6 @@ def test_work_is_counted_as_torch_counts_it(tmp_path):
         counted = [count_multiply_adds(lambda: strategy.step(model, images, torch.zeros(4, dtype=torch.long), optimizer, content[:4], **options)) for _ in range(2)]
         assert predicted[0] == counted[0] and predicted[2] - predicted[1] == predicted[1] - predicted[0]
         if name != 'carry': assert counted[0] == counted[1] == predicted[1] - predicted[0]
-        else: assert predicted[1] - predicted[0] < .8 * predicted[0]   # what is refreshed is drawn, so not equal to the last patch
+        else: assert predicted[1] - predicted[0] < predicted[0]   # Z is there already
     volume = count_passes(strategy, (2, 3, 4), [torch.ones(24)] * 3, 2)
     assert volume[0].trained == 48 and item_work(model.head, 8, 4, 4).trained > 0
