@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from .base.random_states import replay_random_state, torch_random_state
-from .model import BATCHNORM, PatchModel, module_mode
+from .model import BATCHNORM, MODE_LOCK, PatchModel, module_mode
 from .sampler import PatchSampler, cover_steps
 from .training.precision import Precision
 from .training.zbank import ZBank
@@ -62,7 +62,9 @@ class Strategy:
 
     def _read(self, model, z, labels):
         "The head reads Z: scores and loss."
-        return self._loss(model.head(z), labels)
+        # contiguous: torch's BatchNorm2d gives a wrong gradient of one transposed image on the CPU
+        with MODE_LOCK: scores = model.head(z.contiguous())   # no other thread may change its mode meanwhile
+        return self._loss(scores, labels)
 
 # %% ../nbs/05_strategy.ipynb #3a91519b
 class GradientDescent(Strategy):
@@ -326,6 +328,8 @@ class CarryPatchGD(PatchGD):
         budget = torch.ceil((content > 0).sum(1, keepdim=True) * self.refresh)
         rank = candidates.argsort(1, descending=True).argsort(1)
         filled = new | (rank < budget) & (candidates >= 0)
+        # before anything is trained: a full disk ends a run between two batches
+        self.bank.reserve(names, (model.latent_dim, *model.grid.shape), filled | sampled.any(0), dihedral)
         cells = (filled & ~sampled[0]).nonzero()
         z = model.fill(images, self.chunk, mode=self.fill_mode, cells=cells, z=z)
         return ZBlock(z, age.clamp(min=0).masked_fill(filled, 0)), filled
@@ -344,6 +348,10 @@ class CarryPatchGD(PatchGD):
     def state_dict(self) -> dict:
         "What brings the bank back to this moment, as plain data."
         return self.bank.mark()
+
+    def checkpoint_written(self) -> None:
+        "A checkpoint with the last `state_dict` is on the disk: the bank may forget what only old ones need."
+        self.bank.commit()
 
     def load_state_dict(self,
         state: dict,  # from `state_dict`

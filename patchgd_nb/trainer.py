@@ -21,28 +21,18 @@ from .base.units import parse_bytes
 from .training.callback import Callback, ProgressBars
 from .training.checkpoint import Checkpoint
 from .training.loader import Batch, iterate_from
-from .training.metrics import Evaluation, is_cross_entropy
+from .training.metrics import Evaluation, check_labels, is_cross_entropy
 from .training.optimizer import (PeakRates, average_weights, averaging, check_accumulation,
                                            make_optimizer)
 from .training.precision import Updates
 from .training.protocols import Classifier, NamedBatchStrategy, PatchClassifier, TrainingStrategy
 from .training.schedule import Schedule, count_batches, linear_warmup_decay, run_progress
-from .training.resume import RunCheckpoints, dead_worker_message, non_finite_error, stopped_message
+from .training.resume import (RunCheckpoints, dead_worker_message, non_finite_error, stopped_message,
+                                        versions)
 from .training.steering import handle_signals
 from .training.trace import Trace
 from .memory import device_memory, is_out_of_memory, predict_overflow
 from .model import module_mode
-
-# %% ../nbs/07_trainer.ipynb #049a58e4
-def _check_labels(labels, n_classes, names):
-    "Refuse labels that are not classes; `n_classes` and `names` may be None, if they are not known."
-    if labels.is_floating_point() or labels.ndim != 1: return   # probabilities of classes
-    wrong = (labels < 0) | (labels >= (n_classes or torch.inf))
-    for i in wrong.nonzero().flatten().tolist():
-        image = names[i] if names else f'{i} of its batch'
-        classes = f'0 to {n_classes - 1}' if n_classes else '0 and above'
-        raise ValueError(f"label {int(labels[i])} of image {image} is not one of the classes {classes}: "
-                         "correct the label or the model's n_classes.")
 
 # %% ../nbs/07_trainer.ipynb #12d62a22
 class MemoryGuard:
@@ -139,7 +129,13 @@ class BatchStep:
 
     def start(self) -> None:
         "A `fit` begins: no batch is half done."
-        self.half_done, self.error = False, None
+        self.before, self.error = None, None
+
+    def is_half_done(self,
+        trainer: Any,   # the `Trainer`
+    ) -> bool:
+        "Whether a batch was begun and has changed something."
+        return self.before is not None and self.before != versions(trainer)
 
     def run(self,
         trainer: Any,   # the `Trainer`
@@ -148,10 +144,10 @@ class BatchStep:
         "Update the model from one batch."
         model, strategy, precision = trainer.model, trainer.strategy, trainer.precision
         if is_cross_entropy(_loss_of(strategy)):
-            _check_labels(batch.labels, model.n_classes if isinstance(model, Classifier) else None, batch.names)
+            check_labels(batch.labels, model.n_classes if isinstance(model, Classifier) else None, batch.names)
         trainer.current = batch
         self.memory.check_first_step(model, strategy, batch, precision.kind)
-        self.half_done = True
+        self.before = versions(trainer)
         options = dict(content=batch.content, precision=precision, on_inner=partial(self._on_inner, trainer))
         if isinstance(strategy, NamedBatchStrategy) and strategy.needs_names:
             options |= dict(names=batch.names, dihedral=batch.dihedral)
@@ -168,7 +164,7 @@ class BatchStep:
 
     def end(self) -> None:
         "The batch is whole; what a callback raised in it is raised now."
-        error, self.half_done, self.error = self.error, False, None
+        error, self.before, self.error = self.error, None, None
         if error: raise error
 
     def _on_inner(self, trainer, *args):
