@@ -506,10 +506,18 @@ def test_a_batch_that_is_half_done_is_not_saved_and_no_error_hides_another(tmp_p
         steps = 0
         def step(self, *args, **kwargs):
             self.steps, result = self.steps + 1, super().step(*args, **kwargs)
-            return result if self.steps < 3 else fail(None)
-    half = small(Breaks(), checkpoint=tmp_path / 'a', save_minutes=0)
+            return result if self.steps < 4 else fail(None)
+    half = small(Breaks(), checkpoint=tmp_path / 'a', callbacks=[At((0, 2), Trainer.save)])
     with pytest.raises(KeyError): half.fit()
     assert half.checkpoints.names()[-1] == 'e0000-b000002'
+    class Unread(GradientDescent):
+        steps = 0
+        def step(self, *args, **kwargs):
+            self.steps += 1
+            if self.steps == 3: torch.rand(3), fail(None)          # a lazily read image, say: no weight has changed yet
+            return super().step(*args, **kwargs)
+    with pytest.raises(KeyError): small(Unread(), checkpoint=tmp_path / 'c').fit()
+    assert same(small(seed=3, checkpoint=tmp_path / 'c').fit(True).model, small().fit().model) and (tmp_path / 'c/e0002-b000000').exists()
     unsaved = small(checkpoint=tmp_path / 'b', callbacks=[At((0, 2), fail)])
     def refuse(*_): raise TypeError('no state')
     unsaved.run_checkpoints.state = refuse
