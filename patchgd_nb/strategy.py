@@ -304,6 +304,8 @@ class CarryPatchGD(PatchGD):
         budget = torch.ceil((content > 0).sum(1, keepdim=True) * self.refresh)
         rank = candidates.argsort(1, descending=True).argsort(1)
         filled = new | (rank < budget) & (candidates >= 0)
+        # before anything is trained: a full disk ends a run between two batches
+        self.bank.reserve(names, (model.latent_dim, *model.grid.shape), filled | sampled.any(0), dihedral)
         cells = (filled & ~sampled[0]).nonzero()
         z = model.fill(images, self.chunk, mode=self.fill_mode, cells=cells, z=z)
         return ZBlock(z, age.clamp(min=0).masked_fill(filled, 0)), filled
@@ -322,6 +324,10 @@ class CarryPatchGD(PatchGD):
     def state_dict(self) -> dict:
         "What brings the bank back to this moment, as plain data."
         return self.bank.mark()
+
+    def checkpoint_written(self) -> None:
+        "A checkpoint with the last `state_dict` is on the disk: the bank may forget what only old ones need."
+        self.bank.commit()
 
     def load_state_dict(self,
         state: dict,  # from `state_dict`

@@ -1,4 +1,5 @@
 "Z kept between epochs: what goes in comes out, however images are rotated and runs are killed; only the oldest is encoded anew."
+import errno, os, subprocess, warnings
 import numpy as np, pytest, torch
 from hypothesis import given, settings, strategies as st
 from patchgd_nb.training.callback import Callback
@@ -50,7 +51,7 @@ def test_a_bank_grows_with_the_data_set(tmp_path):
 
 
 @settings(max_examples=25, deadline=None)
-@given(before=st.lists(st.sampled_from(['ab', 'bc', 'd', 'ea']), max_size=4), after=st.lists(st.sampled_from(['ab', 'cf', 'gh', None]), max_size=6), cut=st.integers(0, 60))
+@given(before=st.lists(st.sampled_from(['ab', 'bc', 'd', 'ea']), max_size=4), after=st.lists(st.sampled_from(['ab', 'cf', 'gh', None]), max_size=6), cut=st.integers(0, 17))
 def test_a_bank_goes_back_to_a_mark_whatever_came_after(tmp_path_factory, before, after, cut):
     "Also when the process died while it noted a row (the last note is cut), and when it dies again while it goes back."
     folder = tmp_path_factory.mktemp('z')
@@ -58,12 +59,14 @@ def test_a_bank_goes_back_to_a_mark_whatever_came_after(tmp_path_factory, before
     for i, names in enumerate(before): put(bank, list(names), i)
     names = sorted({n for b in before for n in b})
     moment, expected = bank.mark(), contents(bank, names) if names else None
-    marks = 0
+    checkpoints = 0
     for i, ns in enumerate(after):
         if ns is not None: put(bank, list(ns), 100 + i)
-        elif marks < 3: bank.mark(); marks += 1
-    if bank.shape is not None:   # a note cut short: its row had not been changed yet
-        record = 8 + 4 * 16 + 2 * 16 * 3
+        else:
+            bank.mark()
+            if checkpoints < 3: bank.commit(); checkpoints += 1
+    if bank.shape is not None:   # a note cut short: its cell had not been changed yet
+        record = 8 + 4 + 2 * 3
         with open(bank.undo_log.path(bank.undo_log.number), 'ab') as f: f.write(b'\1' * min(cut, record - 1))
     later = ZBank(folder)
     later.rewind(moment)
@@ -79,7 +82,7 @@ def test_a_mark_too_long_ago_leaves_an_empty_bank_and_says_so(tmp_path):
     bank = ZBank(tmp_path)
     put(bank, ['a'], 0)
     moment = bank.mark()
-    for i in range(6): put(bank, ['a'], i); bank.mark()
+    for i in range(6): put(bank, ['a'], i); bank.mark(); bank.commit()
     later = ZBank(tmp_path)
     with pytest.warns(UserWarning, match='filled anew'): later.rewind(moment)
     assert (later.read(['a'], SHAPE)[1] == -1).all()
@@ -100,7 +103,7 @@ def test_a_bank_that_begins_anew_does_not_reuse_the_marks_of_the_lost_one(tmp_pa
     bank = ZBank(tmp_path)
     put(bank, ['a'], 0)
     first = bank.mark()
-    for p in tmp_path.glob('undo-*'): p.unlink()
+    for p in tmp_path.glob('cells-*'): p.unlink()
     later = ZBank(tmp_path)
     with pytest.warns(UserWarning, match='filled anew'): later.rewind(first)
     put(later, ['b'], 1); later.mark()
@@ -109,23 +112,143 @@ def test_a_bank_that_begins_anew_does_not_reuse_the_marks_of_the_lost_one(tmp_pa
 
 
 @settings(max_examples=25, deadline=None)
-@given(changes=st.lists(st.none() | st.sets(st.integers(0, 4), min_size=1), max_size=12), data=st.data())
+@given(changes=st.lists(st.none() | st.just(0) | st.sets(st.integers(0, 4), min_size=1), max_size=12), data=st.data())
 def test_an_undo_log_restores_every_mark_it_keeps(tmp_path_factory, changes, data):
-    "None is a mark; a set of rows is a change of them."
+    "None is a mark that goes into a checkpoint, 0 one that does not; a set of cells is a change of them."
     folder = tmp_path_factory.mktemp('log')
-    arrays = [np.memmap(folder / f'{i}.bin', dtype, 'w+', shape=(5, *shape)) for i, (dtype, shape) in enumerate([(np.int32, (3,)), (np.float16, (3, 2))])]
-    log, moments = UndoLog(folder), {}
-    moments[log.mark()] = [a.copy() for a in arrays]
-    for i, rows in enumerate(changes):
-        if rows is None: moments[log.mark()] = [a.copy() for a in arrays]
+    arrays = [np.zeros((5, *shape), dtype) for dtype, shape in [(np.int32, ()), (np.float16, (2,))]]
+    log, moments, saved = UndoLog(folder), [], []
+    log.next_file()
+    for i, cells in enumerate([None, *changes]):
+        if not cells:
+            moments.append((log.mark(), [a.copy() for a in arrays]))
+            if cells is None: log.commit(); saved.append(len(moments) - 1)
         else:
-            log.save(rows, arrays)
-            for a in arrays: a[list(rows)] = i + 1
-    assert log.numbers() == sorted(moments, reverse=True)[:MAX_MARKS]
-    number = data.draw(st.sampled_from(log.numbers()))
-    UndoLog(folder, log.run).play_back(number, arrays)
-    assert all(np.array_equal(a, b) for a, b in zip(arrays, moments[number]))
-    assert log.numbers()[0] == number and log.path(number).stat().st_size == 0
+            log.save(np.array(sorted(cells)), arrays)
+            for a in arrays: a[list(cells)] = i
+    first = (saved[-MAX_MARKS:] or [0])[0]
+    assert all(log.reaches(*m) for m, _ in moments[first:]) and len(log.numbers()) <= MAX_MARKS + 1
+    mark, expected = data.draw(st.sampled_from(moments[first:]))
+    for _ in range(2):     # also when it dies on the way, and does it again
+        again = UndoLog(folder, log.run)
+        again.play_back(*mark, arrays)
+        assert all(np.array_equal(a, b) for a, b in zip(arrays, expected)) and again.reaches(*mark)
+        again.save(np.array([3]), arrays)
+        for a in arrays: a[3] = 99
+    assert again.number > log.number
+
+
+@pytest.mark.parametrize('calls', (4, 40))
+def test_reading_the_state_any_number_of_times_changes_nothing(tmp_path, calls):
+    "As does a checkpoint that could not be written: earlier moments can be gone back to, bit for bit."
+    bank = ZBank(tmp_path)
+    put(bank, ['a', 'b'], 0)
+    moments = []
+    for i in range(calls):
+        if i % 4 == 0: moments.append((CarryPatchGD(CoverSampler(1/4), bank).state_dict(), contents(bank, ['a', 'b'])))
+        bank.mark()
+        put(bank, ['b', 'c'] if i % 2 else ['a'], i)
+    for moment, expected in moments[::-1]:
+        later = ZBank(tmp_path)
+        with warnings.catch_warnings(): warnings.simplefilter('error'); later.rewind(moment)
+        assert same(contents(later, ['a', 'b']), expected) and later.clock == moment['clock']
+
+
+def test_the_undo_log_holds_the_cells_that_changed_and_stays_bounded(tmp_path):
+    "40 images of 64 x 64 cells, 3 % of them changed in each of 8 epochs, a checkpoint after each."
+    bank, shape, changed = ZBank(tmp_path), (8, 64, 64), torch.zeros(1, 4096, dtype=torch.bool)
+    changed[:, 700:823] = True
+    size = lambda: sum(p.stat().st_size for p in tmp_path.iterdir() if p.name.startswith(('undo', 'cells')))
+    for epoch in range(8):
+        before = size()
+        for i in range(40): bank.write([f's{i}'], changed, torch.full((1, *shape), float(epoch)), torch.zeros(1, 4096, dtype=torch.long))
+        assert size() - before <= 40 * 123 * (8 + 4 + 2 * 8)
+        bank.mark()
+        if hasattr(bank, 'commit'): bank.commit()
+    assert size() <= 4 * 40 * 123 * (8 + 4 + 2 * 8)
+
+
+def test_a_log_of_an_earlier_version_is_not_misread(tmp_path):
+    "Whole rows in undo-*.bin, and a mark that names a moment: the bank is filled anew, and says so."
+    bank = ZBank(tmp_path)
+    put(bank, ['a'], 0)
+    old = dict(run=bank.undo_log.run, moment=1, clock=2, images=1, shape=(16, 3))
+    (tmp_path / f"undo-{old['run']}-1.bin").write_bytes(bytes(8 + 16 * 4 + 16 * 3 * 2))
+    later = ZBank(tmp_path)
+    with pytest.warns(UserWarning, match='filled anew'): later.rewind(old)
+    assert (later.read(['a'], SHAPE)[1] == -1).all() and not list(tmp_path.glob('undo-*'))
+
+
+def test_a_checkpoint_that_is_written_again_pushes_no_other_out(tmp_path):
+    bank, moments = ZBank(tmp_path), []
+    for i in range(6):
+        put(bank, ['a', 'b'], i)
+        for _ in range(4): moment = bank.mark(); bank.commit()
+        moments.append((moment, contents(bank, ['a', 'b'])))
+    for moment, expected in moments[:1:-1]:
+        bank.rewind(moment)
+        assert same(contents(bank, ['a', 'b']), expected)
+
+
+def test_one_image_twice_in_a_batch_is_undone(tmp_path):
+    bank = ZBank(tmp_path)
+    put(bank, ['a', 'b'], 0)
+    moment, expected = bank.mark(), contents(bank, ['a', 'b'])
+    for i in range(3): put(bank, ['a', 'a', 'b', 'a'], 1 + i); bank.mark()
+    bank.rewind(moment)
+    assert same(contents(bank, ['a', 'b']), expected)
+
+
+def full_disk(partly=()):
+    "`os.write` of a disk that takes so many bytes, one after the other, and then no more."
+    write, left = os.write, list(partly)
+    def write_some(f, data):
+        if not left: raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(f, data[:left.pop(0)])
+    return write_some
+
+
+@pytest.mark.parametrize('partly', [(), (5,), (12,), (10**6, 7), (10**6, 10**6, 7), *[(10**6,) * n + (30, 1) for n in range(2, 14, 3)]], ids=str)
+def test_a_disk_that_is_full_at_any_write_changes_nothing(tmp_path, monkeypatch, partly):
+    "Name, blocks, undo log: wherever it ends. Later notes are read rightly, and earlier moments can be gone back to."
+    bank = ZBank(tmp_path)
+    put(bank, ['a', 'b'], 0)
+    moment, expected = bank.mark(), contents(bank, ['a', 'b'])
+    put(bank, ['a'], 1)
+    now, clock = contents(bank, ['a', 'b']), bank.clock
+    with monkeypatch.context() as m:
+        m.setattr(os, 'write', full_disk(partly))
+        with pytest.raises(OSError, match='no room for .*No space left on device.*make room') as e: put(bank, ['a', 'b', 'new'], 2)
+    assert str(tmp_path) in str(e.value) and '\n' not in str(e.value)
+    bank.clock = clock
+    assert same(contents(bank, ['a', 'b']), now)
+    second = bank.mark()
+    for i in range(3): put(bank, ['b', 'a', 'new', 'newer'], 3 + i)
+    for mark, z in ((second, now), (moment, expected)):
+        later = ZBank(tmp_path)
+        later.rewind(mark)
+        assert same(contents(later, ['a', 'b']), z)
+
+
+def test_a_really_full_disk_is_a_sentence_and_no_bus_error(tmp_path):
+    "A real one, where the system lets us make it small; in a process of its own, which a bus error would end."
+    if subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=600k', 'tmpfs', tmp_path], capture_output=True).returncode: pytest.skip('this system mounts no tmpfs')
+    try:
+        if (child := os.fork()) == 0:
+            code, bank, shape = 1, ZBank(tmp_path / 'z'), (32, 16, 16)
+            try:
+                write = lambda i: bank.write([f'image {i}'], torch.ones(1, 256), torch.full((1, *shape), i + 1.), torch.zeros(1, 256, dtype=torch.long))
+                for i in range(8): write(i)
+                moment, expected = bank.mark(), [t.clone() for t in bank.read(['image 0', 'image 7'], shape)]
+                try:
+                    for i in range(100): write(i)
+                except OSError as e: refused = 'no room' in str(e) and e.__cause__.errno == errno.ENOSPC
+                bank.rewind(moment)
+                code = not (refused and i < 99 and same(expected, bank.read(['image 0', 'image 7'], shape)))
+            finally: os._exit(code)
+        status = os.waitpid(child, 0)[1]
+        assert status == 0, f'exit {os.waitstatus_to_exitcode(status)}'
+    finally: subprocess.run(['umount', tmp_path])
 
 
 def test_another_model_is_refused(tmp_path):
@@ -259,3 +382,47 @@ def test_a_run_with_kept_z_resumes_to_the_bit(tmp_path, after):
     assert [e['loss'] for e in whole.trace.epochs] == [e['loss'] for e in again.trace.epochs][-4:]
     z = [t.strategy.bank.read(['00', '12', '21'], SHAPE) for t in (whole, again)]
     assert same(*z)
+
+
+def run_with_kept_z(folder, *callbacks):
+    torch.manual_seed(5)
+    batches = [batch(3, s)[:3] + ([f'{s}{k}' for k in range(3)],) for s in range(3)]
+    return Trainer(small(), CarryPatchGD(CoverSampler(1/4), ZBank(folder / 'z')), batches, [batch(4, 9)], epochs=4, progress=False, checkpoint=folder, callbacks=callbacks)
+
+
+class After(Callback):
+    "Calls something after so many batches."
+    def __init__(self, n, call): self.n, self.call = n, call
+    def on_batch_end(self, trainer, result):
+        self.n -= 1
+        if not self.n: self.call(trainer)
+
+
+@pytest.mark.parametrize('after', (1, 4))
+def test_a_disk_that_fills_up_ends_a_run_before_a_batch_and_it_resumes_to_the_bit(tmp_path, monkeypatch, after):
+    "Weights, Z and clock are those after the last batch that was trained on."
+    whole, cut = run_with_kept_z(tmp_path / 'whole').fit(), {}
+    def fill_disk(trainer):
+        bank = trainer.strategy.bank
+        cut.update(weights={k: v.clone() for k, v in trainer.model.state_dict().items()}, clock=bank.clock, z=contents(bank, ['00', '12']) if after > 2 else None)
+        monkeypatch.setattr(os, 'write', full_disk())
+    first = run_with_kept_z(tmp_path / 'cut', After(after, fill_disk))
+    with pytest.raises(OSError, match='no room for'): first.fit()
+    monkeypatch.undo()
+    assert all(torch.equal(v, cut['weights'][k]) for k, v in first.model.state_dict().items()) and first.strategy.bank.clock == cut['clock']
+    if cut['z']: assert same(contents(first.strategy.bank, ['00', '12']), cut['z'])
+    again = run_with_kept_z(tmp_path / 'cut').fit(resume=True)
+    assert all(torch.equal(a, b) for a, b in zip(whole.model.state_dict().values(), again.model.state_dict().values()))
+    assert same(*[t.strategy.bank.read(['00', '12', '21'], SHAPE) for t in (whole, again)])
+
+
+def test_checkpoints_that_could_not_be_written_do_not_spoil_the_one_that_was(tmp_path, monkeypatch):
+    whole = run_with_kept_z(tmp_path / 'whole').fit()
+    def refuse(*args): raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    first = run_with_kept_z(tmp_path / 'cut', After(3, lambda t: t.save()), After(4, lambda t: monkeypatch.setattr('patchgd_nb.training.checkpoint._write_folder', refuse)), *[After(n, lambda t: t.save()) for n in range(5, 12)])
+    with pytest.warns(UserWarning, match='could not be written'): first.fit()
+    monkeypatch.undo()
+    again = run_with_kept_z(tmp_path / 'cut')
+    with warnings.catch_warnings(): warnings.simplefilter('error'); again.fit(resume=True)
+    assert all(torch.equal(a, b) for a, b in zip(whole.model.state_dict().values(), again.model.state_dict().values()))
+    assert len(list((tmp_path / 'whole/z').glob('cells-*'))) <= MAX_MARKS + 1

@@ -9,7 +9,7 @@ from patchgd_nb.experiment import parameters
 from patchgd_nb.experiment.record import RunRecord, to_plain_data
 from patchgd_nb.experiment.command import read_defaults, parse_value
 from patchgd_nb.experiment.parameters import Har, Panda, UltraMnist
-from patchgd_nb.head import SIZES
+from patchgd_nb.head import PUBLISHED, SIZES
 
 TOP = Path(__file__).resolve().parent.parent
 RECORDS = dict(train_panda=Panda, train_ultramnist=UltraMnist, train_har=Har)
@@ -74,7 +74,7 @@ def test_what_is_derived():
     u = [UltraMnist.check({**DEFAULTS['train_ultramnist'], 'preset': n}) for n in parameters.SETTINGS]
     assert [x.grid.shape for x in u] == [(4, 4), (4, 4), (10, 10)] and [x.max_seconds for x in u] == [420, 36000, 72000]
     assert UltraMnist.check({**DEFAULTS['train_ultramnist'], 'minutes': .5}).max_seconds == 30
-    assert {a for a in (*SIZES, 'attention')} == set(parameters.HeadName.__origin__.__args__)
+    assert {*SIZES, *PUBLISHED, 'attention'} == set(parameters.HeadName.__origin__.__args__)
 
 
 @given(st.sampled_from(NAMES), st.integers(0, 20), st.sampled_from(string.ascii_lowercase))

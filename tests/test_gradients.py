@@ -1,11 +1,20 @@
 "The doctor for gradients: our own strategies pass, wrong ones are named."
 import multiprocessing, os, subprocess, sys
+from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
+from functools import partial
 from pathlib import Path
 import pytest, torch
 import torch.nn.functional as F
 from torch import nn
-from patchgd_nb import CarryPatchGD, CoverSampler, ExactPatchGD, GradientDescent, PatchGD, PatchGrid, PatchModel, UniformSampler, ZBank
+from torch.utils.checkpoint import checkpoint
+from patchgd_nb import CarryPatchGD, CoverSampler, ExactPatchGD, GradientDescent, PatchGD, PatchGrid, PatchModel, Trainer, UniformSampler, WholeModel, ZBank
+from patchgd_nb.datasets.har import signal_backbone
+from patchgd_nb.experiment.command import check_parameters, main
 from patchgd_nb.experiment.gradients import check_gradients
+from patchgd_nb.experiment.parameters import Har, Panda
+from patchgd_nb.experiment.record import RunRecord
+from patchgd_nb.training.checkpoint import Checkpoints
 
 TOP = Path(__file__).resolve().parent.parent
 GRID = PatchGrid(48, 12)
@@ -89,6 +98,193 @@ def test_the_expectation_of_an_uneven_sample_is_named():
     "Always the first half of the patches: no mean over calls repairs that."
     report = check_gradients(skipping, *case(), expect='sampled', calls=4)
     assert any('points elsewhere' in f for f in report.faults), report
+
+
+# ---- steps written by someone who knew only the docstring of `check_gradients`, and what the doctor must say of them
+
+def still_case():
+    "Smooth, without BatchNorm and dropout; six images in four parts."
+    torch.manual_seed(0)
+    backbone = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.Tanh(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(24, 6))
+    head = nn.Sequential(nn.Conv2d(6, 6, 3, padding=1), nn.Tanh(), nn.Flatten(), nn.Linear(96, 3))
+    return PatchModel(backbone, GRID, 3, latent_dim=6, head=head), torch.randn(6, 3, 48, 48), torch.arange(6) % 3
+
+PARTS = torch.arange(16).chunk(4)
+
+def read(model, z): return model.head(z.transpose(1, 2).unflatten(2, GRID.shape))
+
+def two_passes(model, images, labels, optimizer, factor=1., between=None, second=None):
+    "Gradient caching: Z without gradient, dL/dZ, then each part with its share."
+    optimizer.zero_grad()
+    with torch.no_grad(): z = torch.cat([model.encode(GRID.extract(images, p)) for p in PARTS], 1)
+    z.requires_grad_()
+    (F.cross_entropy(read(model, z), labels) * factor).backward()
+    for p in PARTS:
+        if between: between(model, optimizer)
+        (model.encode(GRID.extract(images if second is None else second(images), p)) * z.grad[:, p] * factor).sum().backward()
+    optimizer.step()
+
+def part_by_part(model, images, labels, optimizer, shift=0):
+    optimizer.zero_grad()
+    for x, y in zip(images.split(2), labels.roll(shift).split(2)): (F.cross_entropy(model(x), y) / 3).backward()
+    optimizer.step()
+
+def checkpointed(model, images, labels, optimizer):
+    optimizer.zero_grad()
+    z = torch.cat([checkpoint(model.encode, GRID.extract(images, p), use_reentrant=False) for p in PARTS], 1)
+    F.cross_entropy(read(model, z), labels).backward()
+    optimizer.step()
+
+def with_a_scaler(model, images, labels, optimizer, unscale=True):
+    "fp16's way by hand: the factor is taken off before the step."
+    optimizer.zero_grad()
+    (F.cross_entropy(model(images), labels) * 2 ** 16).backward()
+    for p in model.parameters() if unscale else (): p.grad /= 2 ** 16
+    optimizer.step()
+
+@pytest.mark.parametrize('step', [two_passes, part_by_part, checkpointed, with_a_scaler])
+def test_right_steps_raise_no_alarm(step):
+    report = check_gradients(step, *still_case())
+    assert report.ok and not report.notes, report
+
+def test_passes_with_gradient_that_count_as_batches_are_a_note():
+    "Accumulation and checkpointing move running statistics several times: unlike a leak from the pass without gradient."
+    model, images, labels = case()
+    model.backbone[3].p = 0.
+    for step in (lambda *a: part_by_part(*a), checkpointed):
+        report = check_gradients(step, model, images.repeat(3, 1, 1, 1), labels.repeat(3))
+        assert report.ok and 'counts as a batch' in report.notes[0], report
+    report = check_gradients(two_passes, model, images, labels)
+    assert [f for f in report.faults if 'the pass without gradient updates them too' in f], report
+
+def stepped_per_part(model, images, labels, optimizer):
+    two_passes(model, images, labels, optimizer, between=lambda m, o: (o.step(), o.zero_grad()))
+
+def stepped_first(model, images, labels, optimizer):
+    loss = F.cross_entropy(model(images), labels)
+    optimizer.zero_grad()
+    optimizer.step()
+    loss.backward()
+
+def unit_norms(model, images, labels, optimizer):
+    optimizer.zero_grad()
+    F.cross_entropy(model(images), labels).backward()
+    for p in model.parameters(): p.grad /= p.grad.norm()
+    optimizer.step()
+
+def trains_a_copy(model, images, labels, optimizer):
+    optimizer.zero_grad()
+    F.cross_entropy(deepcopy(model)(images), labels).backward()
+    optimizer.step()
+
+def uphill(model, images, labels, optimizer):
+    optimizer.zero_grad()
+    (-F.cross_entropy(model(images), labels)).backward()
+    optimizer.step()
+
+def softmax_twice(model, images, labels, optimizer):
+    optimizer.zero_grad()
+    F.cross_entropy(model(images).softmax(1), labels).backward()
+    optimizer.step()
+
+def head_per_part(model, images, labels, optimizer):
+    optimizer.zero_grad()
+    for p in PARTS:
+        z = torch.zeros(6, 16, 6, dtype=images.dtype).index_copy(1, p, model.encode(GRID.extract(images, p)))
+        (F.cross_entropy(read(model, z), labels) / 4).backward()
+    optimizer.step()
+
+def half_the_cells_as_data(model, images, labels, optimizer):
+    optimizer.zero_grad()
+    z = torch.cat([z if i % 2 else z.data for i, z in enumerate(model.encode(GRID.extract(images, p)) for p in PARTS)], 1)
+    F.cross_entropy(read(model, z), labels).backward()
+    optimizer.step()
+
+WRITTEN_BLIND = {
+    'divided twice': (partial(two_passes, factor=1/4), ['backbone is 0.0625 (1/16) times', 'head is 0.25 (1/4) times']),
+    'clipped per part': (partial(two_passes, between=lambda m, o: nn.utils.clip_grad_norm_(m.parameters(), .01)), ['backward makes the full gradient, but', 'altered']),
+    'cleared per part': (partial(two_passes, between=lambda m, o: o.zero_grad()), ['are cleared (zero_grad) before a step has used them']),
+    'cleared per part, by the model': (partial(two_passes, between=lambda m, o: m.zero_grad()), ['are cleared (zero_grad) before a step has used them']),
+    'second pass flipped': (partial(two_passes, second=lambda x: x.flip(-1)), ['seen otherwise by a second pass']),
+    'stepped per part': (stepped_per_part, ['steps 5 times, but the loss is computed 1 times']),
+    'labels shifted': (partial(part_by_part, shift=1), ['the loss is another one (other labels']),
+    'softmax twice': (softmax_twice, ['a softmax too many']),
+    'head per part': (head_per_part, ['the head reads another Z']),
+    'never unscaled': (partial(with_a_scaler, unscale=False), ['65536 times', 'gradient scaler']),
+    'stepped first': (stepped_first, ['steps before backward']),
+    'unit norms': (unit_norms, ['backward makes the full gradient, but', 'altered']),
+    'trains a copy': (trains_a_copy, ['no gradient reaches any parameter', 'a copy']),
+    'uphill': (uphill, ['the sign is turned']),
+    'half the cells as data': (half_the_cells_as_data, ['patches are left out']),
+}
+
+@pytest.mark.parametrize('name', WRITTEN_BLIND)
+def test_steps_written_blind_are_named(name):
+    step, words = WRITTEN_BLIND[name]
+    report = check_gradients(step, *still_case())
+    said = ' '.join(report.faults)
+    assert not report.ok and all(w in said for w in words), report
+    if name != 'head per part': assert 'sampled' not in said, report   # no false trail
+
+
+# ---- `patchgd doctor --gradients RUN`
+
+def leave_a_run(folder, kind, notebook, strategy, model=None, **changes):
+    "What a run of an experiment leaves: run.json, and a checkpoint after two batches."
+    torch.manual_seed(0)
+    p = check_parameters(TOP / f'nbs/train_{notebook}.ipynb', dict(changes, out_dir=str(folder)))
+    p = kind.check(p)
+    RunRecord(p).finish()
+    s = getattr(p, 'setting', p)
+    model = model or PatchModel(s.backbone, p.grid, 6, latent_dim=s.latent_dim, head=s.head)
+    shape = 2, len(model.normalize.mean), *model.grid.image_size
+    batches = [(torch.rand(shape), torch.tensor([0, 1]))] * 2
+    Trainer(model, strategy, batches, epochs=1, checkpoint=p.checkpoint, progress=False).fit()
+    return p
+
+def test_the_doctor_examines_a_run(tmp_path, capsys, monkeypatch):
+    "A run whose slides are gone: they are made anew. A spoilt step of the same strategy is named."
+    monkeypatch.setattr('patchgd_nb.datasets.panda.ProcessPoolExecutor', ThreadPoolExecutor)   # two slides: processes take longer
+    leave_a_run(tmp_path, Panda, 'panda', PatchGD(CoverSampler(1/4), accumulate=2), image_size=128, patch_size=32, n_slides=6)
+    assert main(['doctor', '--gradients', str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert 'PatchGD on test_resnet' in said and '2 slides made anew' in said and 'as expected (sampled)' in said and 'head.classify' in said, said
+    healthy = PatchGD.step
+    def spoilt(self, model, images, labels, optimizer, **kwargs):
+        with torch.no_grad(): z = model.fill(images, content=kwargs['content'])
+        optimizer.zero_grad()
+        F.cross_entropy(model.head(z), labels).backward()
+        optimizer.step()
+    monkeypatch.setattr(PatchGD, 'step', spoilt)
+    assert main(['doctor', '--gradients', str(tmp_path)]) == 1
+    assert 'no gradient reaches backbone' in capsys.readouterr().out
+    monkeypatch.setattr(PatchGD, 'step', healthy)
+    assert not list(tmp_path.glob('cohort*'))   # nothing is written into the run
+
+def test_the_doctor_examines_signals_and_carried_latents(tmp_path, capsys):
+    "A backbone that is not timm's but an experiment's own; the run's own bank of latents stays as it was."
+    p = leave_a_run(tmp_path / 'a', Har, 'har', ExactPatchGD(2), PatchModel(signal_backbone(9, 64), PatchGrid((128,), 32), 6, latent_dim=64, head='original', in_chans=9))
+    assert main(['doctor', '--gradients', str(tmp_path / 'a')]) == 0
+    assert 'ExactPatchGD on Sequential' in (said := capsys.readouterr().out) and '2 signals made anew' in said and 'as expected (full)' in said, said
+    (bank := tmp_path / 'z').mkdir()
+    (bank / 'z.bin').write_bytes(b'mine')
+    model = PatchModel('test_resnet', PatchGrid(64, 32), 3, latent_dim=8, head='attention', in_chans=1)
+    Trainer(model, PatchGD(CoverSampler(1/2)), [(torch.rand(2, 1, 64, 64), torch.tensor([0, 1]))], epochs=1, checkpoint=tmp_path / 'b', progress=False).fit()
+    checkpoint = Checkpoints(tmp_path / 'b').load()
+    checkpoint.config['strategy'] = repr(CarryPatchGD(CoverSampler(1/2), ZBank(bank)))
+    Checkpoints(tmp_path / 'c').save(checkpoint.state, checkpoint.config)
+    assert main(['doctor', '--gradients', str(tmp_path / 'c')]) == 0
+    assert 'CarryPatchGD' in (said := capsys.readouterr().out) and 'random images, as its data are not known' in said, said
+    assert (bank / 'z.bin').read_bytes() == b'mine'
+
+def test_the_doctor_says_why_it_cannot_examine(tmp_path, capsys):
+    model, images, labels = case()
+    Trainer(model, GradientDescent(), [(images, labels)], epochs=1, checkpoint=tmp_path / 'own', progress=False).fit()
+    Trainer(WholeModel('test_resnet', (48, 48), 3), GradientDescent(), [(images, labels)], epochs=1, checkpoint=tmp_path / 'whole', progress=False).fit()
+    for folder, words in (('none', 'holds no checkpoint of a run'), ('own', "a backbone of one's own (Sequential)"), ('whole', 'a model of whole images')):
+        assert main(['doctor', '--gradients', str(tmp_path / folder)]) == 2
+        said = capsys.readouterr().err
+        assert words in said and said.count('\n') == 1, said
 
 
 def _rank(rank, file, average, found):

@@ -157,7 +157,7 @@ def test_no_patch_with_tissue_counts_as_blank(tmp_path, seed, patch, canvas_size
     share = content_share(canvas, grid)
     held = grid.extract(torch.from_numpy(tissue)[None, None], range(len(grid)))[0].flatten(1).any(1)
     assert not (held & (share == 0)).any()
-    assert (share > 0).float().mean() < .5          # and most of the glass is left out
+    assert (share[~held] > 0).float().mean() < .2   # and most of the glass is left out
     assert ((share >= 0) & (share <= 1)).all()
 
 

@@ -120,6 +120,6 @@ def test_a_real_step_on_16384_pixels_takes_what_one_on_2048_takes_but_for_z_and_
 def test_amounts_of_memory(budget, bytes): assert parse_bytes(budget) == bytes
 
 
-@pytest.mark.parametrize('budget', ['', 'much', '16', -1, 0, '16 PB', None])
+@pytest.mark.parametrize('budget', ['', 'much', '16', -1, 0, '0GB', '16 PB', None, float('inf'), float('nan'), '9' * 400 + 'GB', '9' * 308 + 'TB'], ids=lambda b: str(b)[:9])
 def test_amounts_that_are_none(budget):
     with pytest.raises(ValueError, match="like '16GB'"): parse_bytes(budget)

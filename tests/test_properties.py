@@ -3,7 +3,7 @@ from math import ceil, prod
 import pytest, torch
 from hypothesis import example, given, settings, strategies as st
 from torch import nn
-from patchgd_nb.head import SIZES, make_head
+from patchgd_nb.head import PUBLISHED, SIZES, make_head
 from patchgd_nb.images.readers import ArrayImage
 from patchgd_nb.memory import saved_for_backward
 from patchgd_nb.model import PatchModel, module_mode
@@ -152,7 +152,7 @@ def test_groups_of_inner_steps_are_their_mean(case, inner_steps, accumulate):
 
 # --- 3: evaluation
 
-@given(cases(norm=True, heads=('smaller', 'attention')), st.integers(1, 9), st.integers(1, 50))
+@given(cases(norm=True, heads=('smaller', 'published_smaller_feat', 'attention')), st.integers(1, 9), st.integers(1, 50))
 def test_evaluation_depends_on_no_chunk_and_no_company(case, chunk, other):
     "The scores of an image are the same for any chunk, alone or in a batch, with gradient or without; nothing is drawn, nothing is moved."
     model, images, _, content = case
@@ -182,7 +182,7 @@ def test_images_read_by_window_are_the_same_images(case, chunk):
 
 # --- 5, 6: batches of one, and memory
 
-@given(grids(most=3), st.sampled_from([*SIZES, 'attention']), st.sampled_from([GradientDescent(), PatchGD(CoverSampler(1 / 2), accumulate=1), ExactPatchGD(2)]), st.booleans(), st.booleans())
+@given(grids(most=3), st.sampled_from([*SIZES, *[h for h in PUBLISHED if h != 'published_larger_feat'], 'attention']), st.sampled_from([GradientDescent(), PatchGD(CoverSampler(1 / 2), accumulate=1), ExactPatchGD(2)]), st.booleans(), st.booleans())
 @settings(max_examples=40)
 def test_one_image_trains_with_every_head(grid, head, strategy, norm, blank):
     model = PatchModel(backbone(grid.ndim, 1, norm), grid, 4, WIDTH, head, in_chans=1).train()

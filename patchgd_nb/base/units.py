@@ -6,16 +6,17 @@
 __all__ = ['parse_bytes']
 
 # %% ../../nbs/base/units.ipynb #64d5a52e
-import re
+import math, re
 
 # %% ../../nbs/base/units.ipynb #b2416f90
 def parse_bytes(
     amount: str | int | float,  # '16GB', '900MB', or a number of bytes
 ) -> int:                       # bytes
     "An amount of memory in bytes; a ValueError says how to write one."
-    if isinstance(amount, (int, float)) and amount > 0: return int(amount)
-    match = re.fullmatch(r'\s*(\d+(?:\.\d+)?)\s*([MGT])i?B\s*', str(amount), re.I)
-    if not match:
+    n_bytes = amount if isinstance(amount, (int, float)) else 0
+    if match := re.fullmatch(r'\s*(\d+(?:\.\d+)?)\s*([MGT])i?B\s*', str(amount), re.I):
+        number, unit = match.groups()
+        n_bytes = float(number) * 2 ** dict(M=20, G=30, T=40)[unit.upper()]
+    if not 0 < n_bytes < math.inf:   # a number of 400 digits is infinite
         raise ValueError(f"budget={amount!r} is not an amount of memory: write it like '16GB' or '900MB'.")
-    number, unit = match.groups()
-    return int(float(number) * 2 ** dict(M=20, G=30, T=40)[unit.upper()])
+    return int(n_bytes)

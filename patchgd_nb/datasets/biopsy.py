@@ -10,7 +10,6 @@ __all__ = ['PATTERNS', 'BOX_SIZE', 'GLAND_INK', 'GLAND_SPREAD', 'GLASS', 'HAEMAT
 from dataclasses import dataclass
 from functools import lru_cache
 import numpy as np
-from scipy.ndimage import zoom
 
 # %% ../../nbs/datasets/biopsy.ipynb #2b900ff2
 PATTERNS = {0: 'benign: rings', 3: 'pattern 3: crosses', 4: 'pattern 4: paired cords',
@@ -53,32 +52,41 @@ def draw_glands(
     return np.round(rotated * (GLAND_INK / rotated.sum((1, 2), keepdims=True)) * 4096) / 4096
 
 # %% ../../nbs/datasets/biopsy.ipynb #32f67ef1
+def _through_knots(knots, n, scale):
+    "Cubic (Catmull-Rom) curves down the rows of `knots`, each `scale` points from the next; the first `n` points."
+    t = np.arange(scale, dtype=np.float32)[:, None] / np.float32(scale)
+    # weights of the four knots around a point; products, as a power differs between libraries in its last bit
+    weights = (t * (t * (2 - t) - 1) / 2, (t * t * (3 * t - 5) + 2) / 2,
+               t * (t * (4 - 3 * t) + 1) / 2, t * t * (t - 1) / 2)
+    between = -(-n // scale)   # gaps between knots
+    points = sum(weight * knots[k:k + between, None] for k, weight in enumerate(weights))
+    return points.reshape(-1, knots.shape[1])[:n]
+
 def smooth_noise(
     rng: np.random.Generator,  # source of the random numbers
     height: int, width: int,   # pixels
     scale: int,                # pixels from one bump to the next
-) -> np.ndarray:               # (height, width)
+) -> np.ndarray:               # (height, width) float32
     "Smooth random bumps of mean 0 and about unit size."
-    knots = rng.standard_normal((height // scale + 4, width // scale + 4))
-    noise = zoom(knots, scale, order=3, grid_mode=True, mode='nearest')
-    return noise[scale:scale + height, scale:scale + width]
+    knots = rng.standard_normal((height // scale + 4, width // scale + 4)).astype(np.float32)
+    return _through_knots(_through_knots(knots.T, width, scale).T, height, scale)
 
 # %% ../../nbs/datasets/biopsy.ipynb #180d0f1d
 def draw_needle_cores(
     rng: np.random.Generator,  # source of the random numbers
     height: int, width: int,   # pixels of the slide
-    n: int = 1,                # needle cores beside each other
+    n: int = 4,                # needle cores beside each other; the more, the shorter
 ) -> np.ndarray:               # (height, width) bool, true where there is tissue
-    "The outlines of slim, slightly bent needle cores, which run from top to bottom."
-    y, x = np.arange(height)[:, None], np.arange(width)[None]
-    def wobble(scale): return smooth_noise(rng, height, 1, scale)[:, :1]   # one number per row
+    "The outlines of slim, slightly bent needle cores, which run downwards."
+    y, x, space = np.arange(height)[:, None], np.arange(width)[None], width / n
+    def wobble(scale): return smooth_noise(rng, height, 1, scale)   # one number per row
     tissue = np.zeros((height, width), bool)
     for i in range(n):
-        bend = wobble(height // 4) * .06 * width
-        centre = width * (i + .5) / n + rng.uniform(-.05, .05) * width + bend
-        half_width = height * rng.uniform(.035, .045) * (1 + .12 * wobble(height // 16))
-        top, bottom = height * rng.uniform(.02, .1), height * rng.uniform(.9, .98)
-        to_end = np.minimum(y - top, bottom - y)
+        centre = space * (i + .5 + rng.uniform(-.1, .1) + .1 * wobble(height // 4))
+        half_width = height * rng.uniform(.026, .034) * (1 + .12 * wobble(height // 16))
+        length = height * min(.96, rng.uniform(.9, 1.1) / n ** .5)
+        top = rng.uniform(.02 * height, .98 * height - length)
+        to_end = np.minimum(y - top, top + length - y)
         rounded = np.sqrt(np.clip(to_end / (half_width * .8), 0, 1))   # ends: 0 outside, 1 inside
         tissue |= np.abs(x - centre + 2 * wobble(8)) < half_width * rounded
     return tissue
@@ -121,7 +129,7 @@ def _assign_patterns(rng, tissue, primary, secondary):
     return pattern
 
 # %% ../../nbs/datasets/biopsy.ipynb #556141c7
-GLASS, HAEMATOXYLIN = (244, 243, 245), (86, 46, 122)                  # colours: red, green, blue
+GLASS, HAEMATOXYLIN = (255, 255, 255), (86, 46, 122)                  # colours: red, green, blue
 EOSIN = {'karolinska': (226, 166, 199), 'radboud': (233, 174, 195)}   # two laboratories, two shades
 
 def draw_biopsy(
@@ -130,25 +138,27 @@ def draw_biopsy(
     size: int = 1024,              # pixels along the long side
     provider: str = 'karolinska',  # laboratory, which sets the shade of the stain: 'karolinska' or 'radboud'
 ) -> Biopsy:
-    "Draw a slide: needle cores on glass, stroma in eosin pink, purple glands whose shape is the pattern."
+    "Draw a slide: three to five needle cores on glass, stroma in eosin pink, purple glands whose shape is the pattern."
     rng = np.random.default_rng(seed)
-    height, width = size, int(size * rng.uniform(.22, .3))
-    tissue = draw_needle_cores(rng, height, width)
+    height, width = size, int(size * rng.uniform(.85, 1))
+    tissue = draw_needle_cores(rng, height, width, int(rng.integers(3, 6)))
     pattern = _assign_patterns(rng, tissue, primary, secondary)
-    ink = np.zeros((height, width))
-    for row, col in place_glands(rng, height, width):
-        angle, darkness = rng.integers(16), rng.uniform(.75, 1)   # drawn for all, so that one gland changes no other
-        centre = row + BOX_SIZE // 2, col + BOX_SIZE // 2
-        if not tissue[centre]: continue
-        gland = draw_glands(int(pattern[centre]))[angle]
-        ink[row:row + BOX_SIZE, col:col + BOX_SIZE] += darkness * gland
-    return Biopsy(_stain(rng, tissue, np.minimum(ink, 1) * tissue, EOSIN[provider]), tissue, pattern)
+    ink = np.zeros((height, width), np.float32)
+    corners = np.array(place_glands(rng, height, width))
+    angles, darkness = rng.integers(16, size=len(corners)), rng.uniform(.75, 1, len(corners))
+    centres = tuple(corners.T + BOX_SIZE // 2)
+    patterns, is_inside = pattern[centres].tolist(), tissue[centres]
+    for i in np.flatnonzero(is_inside).tolist():
+        row, col = corners[i]
+        ink[row:row + BOX_SIZE, col:col + BOX_SIZE] += darkness[i] * draw_glands(patterns[i])[angles[i]]
+    return Biopsy(_stain(rng, tissue, np.minimum(ink, 1), EOSIN[provider]), tissue, pattern)
 
 def _stain(rng, tissue, ink, eosin):
-    "Colour a slide: pink where there is tissue, purple where there is ink."
-    shape = tissue.shape
-    fibres = .5 * smooth_noise(rng, *shape, 32) + .35 * smooth_noise(rng, *shape, 4)
+    "Colour a slide: white glass; pink where there is tissue, purple where it has ink."
+    fibres = (.5 * smooth_noise(rng, *tissue.shape, 32) + .35 * smooth_noise(rng, *tissue.shape, 4))[tissue]
     shade = np.asarray(eosin) + rng.normal(0, 1, 3) * (3, 4, 3)
-    pixels = np.where(tissue[..., None], shade + fibres[..., None] * (5, 9, 6), GLASS)
-    pixels += ink[..., None] * (np.asarray(HAEMATOXYLIN) - pixels) + rng.normal(0, 2, (*shape, 1))
-    return np.clip(np.round(pixels), 0, 255).astype(np.uint8)
+    colours = shade + fibres[:, None] * (5, 9, 6)
+    colours += ink[tissue][:, None] * (np.asarray(HAEMATOXYLIN) - colours) + rng.normal(0, 2, (len(fibres), 1))
+    pixels = np.full((*tissue.shape, 3), GLASS, np.uint8)
+    pixels[tissue] = np.clip(np.round(colours), 0, 255)
+    return pixels

@@ -172,8 +172,22 @@ def _parsers():
                       help='a parameter; any number of times')
     runs.add_argument('-y', action='append', default=[], metavar='YAML',
                       help="parameters in YAML: '{fraction: 0.5, seed: 1}'")
-    commands.add_parser('doctor', help='what this machine has, what is missing, and the command that installs it')
+    doctors = commands.add_parser(
+        'doctor', help='what this machine has, what is missing, and the command that installs it')
+    doctors.add_argument('--gradients', metavar='RUN', help="examine a run's gradients instead: its out_dir, or a "
+                         "Trainer's checkpoint folder")
     return parser, runs
+
+def _examine_gradients(folder):
+    from patchgd_nb.experiment.run_gradients import print_gradients
+    return print_gradients(folder)
+
+def _refuse(command, *args):
+    "The exit code of a command; 2, with a sentence, if it does not understand its arguments."
+    try: return command(*args)
+    except (ValueError, OSError) as e:
+        print(f'patchgd: {e}', file=sys.stderr)
+        return 2
 
 def main(
     argv: Sequence[str] | None = None,  # words of the command line; those of this process unless given
@@ -182,12 +196,10 @@ def main(
     parser, runs = _parsers()
     argv = sys.argv[1:] if argv is None else argv
     if argv[:1] != ['run']:
-        parser.parse_args(argv)
+        args = parser.parse_args(argv)
+        if args.gradients is not None: return _refuse(_examine_gradients, args.gradients)
         from patchgd_nb.experiment.doctor import doctor
         return doctor()
     args = runs.parse_intermixed_args(argv[1:])
     signal.signal(signal.SIGTERM, signal.default_int_handler)   # how schedulers end jobs: handled like Ctrl-C
-    try: return run(args.notebook, args.out, args.p, args.y)
-    except (ValueError, OSError) as e:
-        print(f'patchgd: {e}', file=sys.stderr)
-        return 2
+    return _refuse(run, args.notebook, args.out, args.p, args.y)

@@ -97,7 +97,8 @@ PathText = Annotated[str, BeforeValidator(_path_text), Field(min_length=1, descr
 OptionalPath = Annotated[PathText | None, Field(description='a path, or None')]
 OptionalMemory = Annotated[Annotated[str, AfterValidator(_check_memory)] | None,
                            Field(description="an amount of memory such as '16GB', or None")]
-HeadName = _one_of('original', 'smaller', 'larger', 'smaller_feat', 'larger_feat', 'attention')
+HeadName = _one_of('original', 'smaller', 'larger', 'smaller_feat', 'larger_feat', 'published', 'published_smaller',
+                   'published_larger', 'published_smaller_feat', 'published_larger_feat', 'attention')
 PrecisionName = _one_of('off', 'bf16', 'fp16')
 BadImagePolicy = _one_of('raise', 'skip')
 

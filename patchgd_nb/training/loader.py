@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import multiprocessing, os, signal, threading, time
 import psutil, torch
 from torch.utils.data import get_worker_info
-from ..base.random_states import get_random_states, set_random_states
+from ..base.random_states import get_random_states, seeded, set_random_states
 from .protocols import BatchLoader, ResumableLoader
 
 # %% ../../nbs/training/loader.ipynb #b47c4a02
@@ -72,9 +72,7 @@ class _SeededDataset(torch.utils.data.Dataset):
         (i, seed), worker = key, get_worker_info()
         if worker: self.reading[worker.id] = torch.tensor([os.getpid(), i])
         try:
-            with torch.random.fork_rng(devices=[]):
-                torch.default_generator.manual_seed(seed)
-                return self.data[i]
+            with seeded(seed): return self.data[i]
         except (ValueError, OSError) as error: return error
         finally:
             if worker: self.reading[worker.id, 1] = -1   # not reached by a worker that dies
@@ -103,7 +101,7 @@ class Loader(torch.utils.data.DataLoader):
     The seed is drawn from torch's random state when a pass begins. `skip` is the number of batches that are left out
     of the next pass, unread."""
     def __init__(self,
-        data: torch.utils.data.Dataset,  # what is random in its items it draws from torch
+        data: torch.utils.data.Dataset,  # what is random in its items it draws from torch, numpy or `random`
         batch_size: int,                 # items per batch
         shuffle: bool = False,           # in a new order every pass, without a last batch that is smaller
         workers: int = 0,                # processes that read ahead

@@ -13,7 +13,7 @@ import time
 import torch
 from ..base.random_states import get_random_states
 from .checkpoint import Checkpoint, Checkpoints, model_config
-from .protocols import ResumableLoader, Stateful
+from .protocols import CheckpointAware, ResumableLoader, Stateful
 from .trace import Trace
 
 # %% ../../nbs/training/resume.ipynb #5c489e05
@@ -73,7 +73,8 @@ class RunCheckpoints:
         made_with = dict(optimizer=type(trainer.optimizer).__name__, strategy=repr(trainer.strategy),
                          torch=torch.__version__)
         config, files = model_config(trainer.model) | made_with, {'trace.npz': trainer.trace.save}
-        self.checkpoints.save(self.state(trainer), config, score, files)
+        written = self.checkpoints.save(self.state(trainer), config, score, files)
+        if written and isinstance(trainer.strategy, CheckpointAware): trainer.strategy.checkpoint_written()
         trainer.clock = self.saved_at = time.perf_counter()
 
     def load(self, trainer: Any) -> Checkpoint | None:
