@@ -13,7 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 from warnings import warn
-import gc, time
+import copy, gc, time
 import torch
 import torch.nn.functional as F
 from .base.random_states import get_random_states, set_random_states
@@ -119,6 +119,12 @@ def _loss_of(strategy):
     "What a strategy learns from; cross-entropy, unless it says another."
     return getattr(strategy, 'loss', F.cross_entropy)
 
+def _with_loss(strategy, loss):
+    "A copy of a strategy, with another loss: whoever gave it may train something else with it."
+    strategy = copy.copy(strategy)
+    strategy.loss = loss
+    return strategy
+
 class BatchStep:
     "A strategy's step: labels are checked before, losses after; memory is guarded, an error of a callback waits."
     def __init__(self,
@@ -218,7 +224,7 @@ class Trainer:
         check_accumulation(strategy, accumulate_batches)
         self.device = torch.device(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
         self.model, self.strategy, self.train, self.valid = model.to(self.device), strategy, train, valid
-        if loss is not None: strategy.loss = loss
+        if loss is not None: self.strategy = _with_loss(strategy, loss)
         self.epochs, self.max_seconds, self.reestimate = epochs, max_seconds, reestimate
         self.optimizer = make_optimizer(optimizer, self.model, lr, weight_decay)
         self.rates = PeakRates(self.optimizer)

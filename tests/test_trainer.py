@@ -420,7 +420,7 @@ def test_who_looks_does_not_change_the_run(look):
 def test_validation_uses_the_loss_that_is_learned_from():
     trainer = small(valid=True, loss=lambda scores, labels: 7 * nn.functional.cross_entropy(scores, labels), epochs=1).fit()
     scores, labels = trainer.predict(trainer.valid)
-    assert trainer.validate()['loss'] == pytest.approx(7 * float(nn.functional.cross_entropy(scores, labels))) and trainer.strategy.loss is not nn.functional.cross_entropy
+    assert trainer.validate()['loss'] == pytest.approx(7 * float(nn.functional.cross_entropy(scores, labels))) and trainer.strategy.loss is not GradientDescent().loss
 
 
 def test_labels_on_another_device_are_fetched():
@@ -535,3 +535,15 @@ def test_the_state_of_callbacks_goes_with_the_checkpoint(tmp_path):
     old, new = Counts(), Counts()
     small(checkpoint=tmp_path, callbacks=[old, new]).fit(True)
     assert (old.n, new.n) == (8, 3)
+
+
+@pytest.mark.parametrize('ema', [None, .5])
+def test_statistics_are_estimated_again_before_validating(ema):
+    "Of the model that is validated, over training batches; the run itself is the same."
+    class See(Callback):
+        def on_epoch_end(self, trainer, metrics): self.norm = (trainer.model if ema is None else trainer.ema)[2].running_mean.clone()
+    trainer, other = (small(valid=True, reestimate=n, ema=ema, epochs=1, callbacks=[See()]).fit() for n in (4, 0))
+    judged = trainer.model if ema is None else trainer.ema
+    means = [judged[1](x.flatten(1)).mean(0) for x, _ in trainer.train]
+    assert torch.allclose(trainer.callbacks[0].norm, torch.stack(means).mean(0), atol=1e-5) and not torch.allclose(other.callbacks[0].norm, trainer.callbacks[0].norm)
+    assert all(torch.equal(a, b) for a, b in zip(trainer.model.parameters(), other.model.parameters())) and torch.equal(trainer.random_states['torch'], other.random_states['torch'])
