@@ -371,3 +371,179 @@ def test_names_are_handed_to_whom_asks_for_them():
     quiet = WithNames()
     quiet.needs_names, quiet.step = False, OnlyStep().step
     Trainer(model_of(), quiet, [batch], epochs=1, progress=False).fit()
+
+
+def small(strategy=None, seed=0, batches=4, epochs=2, valid=False, **options):
+    "A trainer of a linear model with dropout, in milliseconds."
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Dropout(.2), nn.Linear(4, 3))
+    g = torch.Generator().manual_seed(1)
+    data = TensorDataset(torch.randn(4 * batches, 2, 2, generator=g), torch.arange(4 * batches) % 3)
+    torch.manual_seed(seed)
+    return Trainer(model, strategy or GradientDescent(), DataLoader(data, 4, shuffle=True), DataLoader(data, 8) if valid else None, epochs=epochs, device='cpu', progress=False, **options)
+
+
+def same(a, b): return all(torch.equal(v, b.state_dict()[k]) for k, v in a.state_dict().items())
+
+
+class At(Callback):
+    "Does something at the end of a batch, or in it."
+    def __init__(self, at, do, inner=False): self.at, self.do, self.inner = at, do, inner
+    def on_batch_end(self, trainer, result):
+        if not self.inner and (trainer.epoch, trainer.batch) == self.at: self.do(trainer)
+    def on_inner(self, trainer, *_):
+        if self.inner and (trainer.epoch, trainer.batch) == self.at: self.do(trainer)
+
+
+def stop(trainer): trainer.stop = True
+def fail(trainer): raise KeyError('a typo')
+
+
+@pytest.mark.parametrize('look', ['validate', 'predict'])
+def test_who_looks_does_not_change_the_run(look):
+    "Modes, buffers (also of modules that count in eval mode) and every random state are as they were."
+    class Counting(nn.Flatten):
+        def __init__(self): super().__init__(); self.register_buffer('n', torch.zeros(()))
+        def forward(self, x): self.n += 1; np.random.rand(); return super().forward(x)
+    def go(callbacks):
+        trainer = small(valid=True, callbacks=callbacks)
+        trainer.model[0] = Counting()
+        trainer.model[2].eval()          # train() at the epoch's start, then eval by a user
+        return trainer.fit()
+    def peek(trainer):
+        before = [m.training for m in trainer.model.modules()], np.random.get_state()[1].tolist()
+        trainer.validate() if look == 'validate' else trainer.predict(trainer.valid)
+        assert before == ([m.training for m in trainer.model.modules()], np.random.get_state()[1].tolist())
+    assert same(go([At((0, 1), peek)]).model, go([]).model)
+
+
+def test_validation_uses_the_loss_that_is_learned_from():
+    trainer = small(valid=True, loss=lambda scores, labels: 7 * nn.functional.cross_entropy(scores, labels), epochs=1).fit()
+    scores, labels = trainer.predict(trainer.valid)
+    assert trainer.validate()['loss'] == pytest.approx(7 * float(nn.functional.cross_entropy(scores, labels))) and trainer.strategy.loss is not GradientDescent().loss
+
+
+def test_labels_on_another_device_are_fetched():
+    "As a loader that puts batches onto a GPU gives them."
+    class OnGPU(torch.Tensor):
+        fetched = 0
+        def cpu(self): OnGPU.fetched += 1; return self.as_subclass(torch.Tensor)
+    trainer = small(valid=True)
+    trainer.valid = [(x, y.as_subclass(OnGPU)) for x, y in trainer.valid]
+    assert type(trainer.predict(trainer.valid)[1]) is torch.Tensor and OnGPU.fetched == 2 and 'accuracy' in trainer.validate()
+
+
+def test_groups_keep_their_ratio_and_an_instance_its_rates(tmp_path):
+    def of(model): return torch.optim.SGD([dict(params=model[1].parameters(), lr=1e-5), dict(params=[*model[2].parameters(), *model[4].parameters()], lr_scale=.5)], lr=1e-3)
+    seen = []
+    class See(Callback):
+        def on_batch_end(self, trainer, result): seen.append([g['lr'] for g in trainer.optimizer.param_groups])
+    trainer = small(optimizer=of, callbacks=[See(), At((1, 2), stop)], checkpoint=tmp_path).fit()
+    assert max(a for a, _ in seen) > .8e-5 and all(b == pytest.approx(50 * a) for a, b in seen) and trainer.lr == .5e-3
+    assert [g['lr'] for g in trainer.optimizer.param_groups] == [1e-5, 1e-3]
+    resumed = small(optimizer=of, callbacks=[See()], checkpoint=tmp_path).fit(True)
+    assert all(b == pytest.approx(50 * a) for a, b in seen) and resumed.trace.inner[-1][4] == pytest.approx(seen[-1][1])
+    given = of(trainer.model)
+    assert Trainer(trainer.model, GradientDescent(), trainer.train, optimizer=given, device='cpu').optimizer is given
+    with pytest.warns(UserWarning, match='leaves out 2 parameters that are not frozen .4.weight'): small(optimizer=lambda m: torch.optim.SGD(m[:3].parameters(), lr=1.))
+    part = small().model
+    part[4].requires_grad_(False)
+    Trainer(part, GradientDescent(), trainer.train, optimizer=lambda m: torch.optim.SGD(m[:3].parameters(), lr=1.), device='cpu')
+
+
+def test_a_run_that_is_prolonged_after_its_end_begins_a_new_schedule(tmp_path):
+    trainer = small(epochs=5, warmup=.2, checkpoint=tmp_path / 'a').fit()
+    shutil.copytree(tmp_path / 'a', tmp_path / 'b')
+    trainer.epochs = 10
+    prolonged = trainer.fit().trace.inner.column(4)
+    later = small(epochs=10, warmup=.2, seed=3, checkpoint=tmp_path / 'b').fit(True)
+    resumed = later.trace.inner.column(4)
+    assert prolonged[20:].tolist() == prolonged[:20].tolist() == resumed[20:].tolist()
+    assert prolonged[19] < .1e-3 and prolonged[20] <= .01e-3 and max(prolonged[20:]) == 1e-3
+    assert same(trainer.model, later.model)
+
+
+@pytest.mark.parametrize('at', [(0, 2), (1, 1)])
+def test_accumulation_average_and_clipping_resume_to_the_bit(tmp_path, at):
+    "Also in the middle of a group of batches: the gradients that wait are saved. The rest of an epoch is applied."
+    options = dict(accumulate_batches=3, ema=.8, clip=.5, valid=True, schedule=lambda p: 1 - p / 2)
+    whole = small(**options, checkpoint=tmp_path / 'a')
+    steps = []
+    whole.optimizer.register_step_post_hook(lambda *_: steps.append((whole.epoch, whole.batch)))
+    whole.fit()
+    assert steps == [(0, 2), (0, 4), (1, 2), (1, 4)] and whole.trace.inner[-1][4] == pytest.approx(1e-3 * (1 - 7 / 16))
+    stopped = small(**options, checkpoint=tmp_path / 'b', callbacks=[At(at, stop)]).fit()
+    assert stopped.precision.pending == at[1] and stopped.checkpoints.load().state['pending'] == at[1]
+    resumed = small(**options, seed=9, checkpoint=tmp_path / 'b').fit(True)
+    assert same(whole.model, resumed.model) and same(whole.ema, resumed.ema) and not same(whole.ema, whole.model)
+    found, other = whole.checkpoints.load(), small()
+    assert same(found.load_into(other.model), whole.model) and same(found.load_into(other.model, averaged=True), whole.ema)
+    with pytest.raises(ValueError, match='several updates in one batch'): Trainer(model_of(), STRATEGIES[0], [1], accumulate_batches=2)
+
+
+@pytest.mark.parametrize('where', ['batch', 'inner', 'loader', 'epoch', 'metric'])
+def test_an_error_leaves_a_checkpoint_of_the_last_whole_batch(tmp_path, where):
+    "And the run resumes from it to the bit."
+    class AtEpoch(Callback):
+        def on_epoch_end(self, trainer, metrics): fail(trainer)
+    callbacks = dict(batch=[At((0, 3), fail)], inner=[At((0, 2), fail, inner=True)], epoch=[AtEpoch()]).get(where, [])
+    broken = small(valid=True, checkpoint=tmp_path, callbacks=callbacks, best='nothing' if where == 'metric' else None)
+    if where == 'loader':
+        class Broken(DataLoader):
+            def __iter__(self):
+                for i, b in enumerate(super().__iter__()):
+                    if i == 3: torch.rand(5); fail(None)
+                    yield b
+        broken.train = Broken(broken.train.dataset, 4, shuffle=True)
+    with pytest.raises((KeyError, ValueError), match="a typo|best='nothing' is not measured: choose one of loss, accuracy, qwk"): broken.fit()
+    assert broken.checkpoints.names() == [dict(epoch='e0001-b000000', metric='e0000-b000004').get(where, 'e0000-b000003')]
+    resumed, whole = small(valid=True, seed=4, checkpoint=tmp_path).fit(True), small(valid=True).fit()
+    assert same(resumed.model, whole.model) and [r[:5] for r in resumed.trace.inner] == [r[:5] for r in whole.trace.inner]
+
+
+def test_a_batch_that_is_half_done_is_not_saved_and_no_error_hides_another(tmp_path):
+    class Breaks(GradientDescent):
+        steps = 0
+        def step(self, *args, **kwargs):
+            self.steps, result = self.steps + 1, super().step(*args, **kwargs)
+            return result if self.steps < 4 else fail(None)
+    half = small(Breaks(), checkpoint=tmp_path / 'a', callbacks=[At((0, 2), Trainer.save)])
+    with pytest.raises(KeyError): half.fit()
+    assert half.checkpoints.names()[-1] == 'e0000-b000002'
+    class Unread(GradientDescent):
+        steps = 0
+        def step(self, *args, **kwargs):
+            self.steps += 1
+            if self.steps == 3: torch.rand(3), fail(None)          # a lazily read image, say: no weight has changed yet
+            return super().step(*args, **kwargs)
+    with pytest.raises(KeyError): small(Unread(), checkpoint=tmp_path / 'c').fit()
+    assert same(small(seed=3, checkpoint=tmp_path / 'c').fit(True).model, small().fit().model) and (tmp_path / 'c/e0002-b000000').exists()
+    unsaved = small(checkpoint=tmp_path / 'b', callbacks=[At((0, 2), fail)])
+    def refuse(*_): raise TypeError('no state')
+    unsaved.run_checkpoints.state = refuse
+    with pytest.warns(UserWarning, match='no checkpoint could be written .no state'), pytest.raises(KeyError): unsaved.fit()
+
+
+def test_the_state_of_callbacks_goes_with_the_checkpoint(tmp_path):
+    class Counts(Callback):
+        n = 0
+        def on_batch_end(self, trainer, result): self.n += 1
+        def state_dict(self): return dict(n=self.n)
+        def load_state_dict(self, state): self.n = state['n']
+    class Gone(Counts): pass
+    small(checkpoint=tmp_path, callbacks=[Gone(), Counts(), At((1, 1), stop)]).fit()
+    old, new = Counts(), Counts()
+    small(checkpoint=tmp_path, callbacks=[old, new]).fit(True)
+    assert (old.n, new.n) == (8, 3)
+
+
+@pytest.mark.parametrize('ema', [None, .5])
+def test_statistics_are_estimated_again_before_validating(ema):
+    "Of the model that is validated, over training batches; the run itself is the same."
+    class See(Callback):
+        def on_epoch_end(self, trainer, metrics): self.norm = (trainer.model if ema is None else trainer.ema)[2].running_mean.clone()
+    trainer, other = (small(valid=True, reestimate=n, ema=ema, epochs=1, callbacks=[See()]).fit() for n in (4, 0))
+    judged = trainer.model if ema is None else trainer.ema
+    means = [judged[1](x.flatten(1)).mean(0) for x, _ in trainer.train]
+    assert torch.allclose(trainer.callbacks[0].norm, torch.stack(means).mean(0), atol=1e-5) and not torch.allclose(other.callbacks[0].norm, trainer.callbacks[0].norm)
+    assert all(torch.equal(a, b) for a, b in zip(trainer.model.parameters(), other.model.parameters())) and torch.equal(trainer.random_states['torch'], other.random_states['torch'])

@@ -33,7 +33,7 @@ def _progress_html(trainer, j, text):
     seconds_left = trainer.seconds / max(trainer.progress, 1e-6) * (1 - trainer.progress)
     epoch = min(trainer.epoch + 1, trainer.epochs)
     rows = [(trainer.progress, f'epoch {epoch} of {trainer.epochs}, {seconds_left:.0f} s left'),
-            (trainer.batch / len(trainer.train), f'batch {trainer.batch} of {len(trainer.train)}')]
+            (trainer.batch / trainer.epoch_batches, f'batch {trainer.batch} of {trainer.epoch_batches}')]
     bars = ''.join(f'<div><progress style="width:20em" max="1" value="{share}"></progress> {label}</div>'
                    for share, label in rows)
     return f'{bars}<div>inner iteration {j}</div><p>{text}</p>'
@@ -46,7 +46,7 @@ class ProgressBars(Callback):
         shell = get_ipython()
         if shell is not None and hasattr(shell, 'kernel'): self.handle = display(HTML(''), display_id=True)
         else:
-            n = len(trainer.train)
+            n = trainer.epoch_batches
             self.bar = tqdm(total=trainer.epochs * n, unit='batch', initial=trainer.epoch * n + trainer.batch)
 
     def on_inner(self, trainer: Any, j: int, loss: Any, cells: Any, Z: Any) -> None:

@@ -141,6 +141,7 @@ class Checkpoint:
 
     def load_into(self,
         model: torch.nn.Module,  # whose weights are set
+        averaged: bool = False,  # the moving average of the weights, which was validated, where the run kept one
         **config: Any,           # what else the checkpoint has to be made with: `optimizer='AdamW'`, say
     ) -> torch.nn.Module:        # the same model
         "Put the weights into `model`; ValueError says exactly what differs, if it is another one."
@@ -151,7 +152,7 @@ class Checkpoint:
         if different:
             raise ValueError(f"{self.folder} was made with something else ({'; '.join(different)}): "
                              'use the same, or another folder.')
-        model.load_state_dict(self.state['model'])
+        model.load_state_dict((averaged and self.state.get('ema')) or self.state['model'])
         return model
 
     def _different_shapes(self, model):
