@@ -158,5 +158,5 @@ def experiment(out, **parameters):
 def test_the_experiment_runs_and_skips_what_is_broken(digits, tmp_path):
     shutil.copytree(digits, tmp_path / 'data')
     (tmp_path / 'data/images/valid_000003.png').write_bytes(b'')      # of the images that are read in any time
-    result = experiment(tmp_path, data_dir=tmp_path / 'data', minutes=.05, batch_size=4, on_bad='skip')
+    result = experiment(tmp_path, data_dir=tmp_path / 'data', epochs=1, batch_size=4, on_bad='skip')
     assert 0 <= result['accuracy'] <= 1 and 'valid_000003' in (tmp_path / 'bad_images.csv').read_text()
