@@ -6,7 +6,7 @@ INSTALLED := .venv/installed
 .PHONY: help install train test slow lab readme clean
 
 help:
-	@echo "make train   train on the embedded cohort, about 10 minutes on two CPU cores; leaves runs/train_panda.ipynb"
+	@echo "make train   train on the embedded cohort, about 10 minutes on two quiet CPU cores; leaves runs/train_panda.ipynb"
 	@echo "make test    the whole test suite"
 	@echo "make slow    the tests that take longer"
 	@echo "make lab     open the first lesson in JupyterLab"

@@ -20,7 +20,8 @@ from torch.utils._pytree import tree_leaves
 from .base.units import parse_bytes
 from .model import PatchModel
 from .patches import PatchGrid
-from .strategy import Precision, Strategy
+from .strategy import Strategy
+from .training.precision import Precision
 from .zblock import ZBlock
 
 # %% ../nbs/06_memory.ipynb #2ce26aa9
@@ -176,7 +177,7 @@ def step_bytes(
     real = dict((*inner.named_parameters(), *inner.named_buffers()))
     weights = sum(t.nbytes for t in real.values())
     trained = sum(t.nbytes for t in real.values() if t.requires_grad)
-    autocast = Precision(precision, model.device).autocast()
+    autocast = Precision(precision).autocast(model.device)
     with _training_mode(model), FakeTensorMode() as fake, autocast:
         held = {name: fake.from_tensor(t) for name, t in real.items()}
         for t in held.values():

@@ -290,10 +290,10 @@ class PatchModel(nn.Module):
             cells = self.cells(images, content)
             latents = self.encode(self.grid.gather(images, cells)).to(self.dtype)
             z = self.blank_z(len(images)).index_put(tuple(cells.to(self.device).T), latents)
-            z = z.transpose(1, 2).unflatten(2, self.grid.shape)
+            # contiguous: torch's BatchNorm2d gives a wrong gradient of one transposed image on the CPU
+            z = z.transpose(1, 2).unflatten(2, self.grid.shape).contiguous()
         else: z = self.fill(images, chunk, content)
         with MODE_LOCK: return self.head(z)
-
 
 # %% ../nbs/04_model.ipynb #e36a1d0d
 class WholeModel(nn.Module):

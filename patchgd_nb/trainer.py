@@ -148,7 +148,7 @@ class Trainer:
         self.model, self.strategy, self.train, self.valid = model.to(self.device), strategy, train, valid
         self.lr, self.epochs, self.max_seconds, self.warmup = lr, epochs, max_seconds, warmup
         self.optimizer = optimizer(model.parameters(), lr=lr, weight_decay=weight_decay)
-        self.precision = Precision(precision, self.device)
+        self.precision = Precision(precision)
         self.callbacks = [*callbacks, *([ProgressBars()] if progress else [])]
         self.checkpoint = Path(checkpoint) if checkpoint else None
         self.run_checkpoints = RunCheckpoints(self.checkpoint, save_minutes)
@@ -203,7 +203,7 @@ class Trainer:
         scores, labels = [], []
         for batch in (Batch(*b) for b in batches if b is not None):
             content = () if batch.content is None else (batch.content,)   # a plain module takes images only
-            with self.precision.autocast(): scores.append(self.model(batch.images, *content).float().cpu())
+            with self.precision.autocast(self.device): scores.append(self.model(batch.images, *content).float().cpu())
             labels.append(torch.as_tensor(batch.labels))
         return torch.cat(scores), torch.cat(labels)
 

@@ -18,6 +18,10 @@ def window(image, k, shape, patch, stride):
 
 def norms(module): return [m for m in module.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
 
+def backward(loss):
+    "Unless nothing that learns had a part in the loss: all is blank, and the head frozen."
+    if loss.requires_grad: loss.backward()
+
 class mode:
     "A mode of the backbone by name, set module by module and put back at the end."
     def __init__(self, module, name): self.module, self.name = module, name
@@ -30,6 +34,21 @@ class mode:
     def __exit__(self, *error):
         for m, training in self.was: m.training = training
         for m, tracked in self.tracked: m.track_running_stats = tracked
+
+
+class count_once:
+    "Every norm's running statistics are put back after each call; at the end they are the mean of where the calls moved them."
+    def __init__(self, *modules):
+        self.start = {m: (m.running_mean.clone(), m.running_var.clone(), int(m.num_batches_tracked)) for module in modules for m in norms(module)}
+        self.ends = {m: [] for m in self.start}
+    def put(self, m, mean, var, n): m.running_mean, m.running_var, m.num_batches_tracked = mean.clone(), var.clone(), torch.tensor(n)   # new tensors: autograd may hold the old
+    def call_ended(self):
+        for m, start in self.start.items():
+            if int(m.num_batches_tracked) > start[2]: self.ends[m].append((m.running_mean, m.running_var))
+            self.put(m, *start)
+    def batch_ended(self):
+        for m, ends in self.ends.items():
+            if ends: self.put(m, sum(e[0] for e in ends) / len(ends), sum(e[1] for e in ends) / len(ends), self.start[m][2] + 1)
 
 
 class Reference:
@@ -70,44 +89,48 @@ class Reference:
 
     def gradient_descent(self, lr):
         loss = F.cross_entropy(self.read(dict(zip(self.full, self.encode(self.full)))), self.labels)
-        loss.backward()
+        backward(loss)
         self.descend(lr)
         return [loss.item()]
 
     def exact_patchgd(self, lr, chunk, how='frozen_stats'):
         "The full gradient of a model whose patches are encoded part by part."
         z, size = {}, chunk * self.B
+        once = count_once(self.backbone)
         with mode(self.backbone, how):
-            for i in range(0, len(self.full), size): z.update(zip(self.full[i:i + size], self.encode(self.full[i:i + size])))
+            for i in range(0, len(self.full), size):
+                z.update(zip(self.full[i:i + size], self.encode(self.full[i:i + size])))
+                once.call_ended()
+        once.batch_ended()
         loss = F.cross_entropy(self.read(z), self.labels)
-        loss.backward()
+        backward(loss)
         self.descend(lr)
         return [loss.item()]
 
-    def inner_iterations(self, z, sampled, lr, accumulate):
+    def inner_iterations(self, z, sampled, lr, accumulate, reduction='mean'):
         "Algorithm 1 on a filled Z: which cells are sampled in which iteration is given, (J, B, K)."
         J, losses = len(sampled), []
         every = min(accumulate or J, J)
-        before = [m.momentum for m in norms(self.backbone)]
-        for m in norms(self.backbone): m.momentum = 1 - (1 - m.momentum) ** (1 / J)   # J calls move the running statistics as far as one
+        once = count_once(self.backbone, self.head)
         groups = [list(range(J))[i:i + every] for i in range(0, J, every)]
         for group in groups:
             for j in group:
                 cells = [(b, k) for b in range(self.B) for k in range(self.K) if sampled[j, b, k]]
                 fresh = dict(zip(cells, self.encode(cells)))
                 loss = F.cross_entropy(self.read({**z, **fresh}), self.labels)
-                (loss / len(group)).backward()
+                backward(loss / len(group) if reduction == 'mean' else loss)
+                once.call_ended()
                 losses.append(loss.item())
                 z.update({c: v.detach() for c, v in fresh.items()})
             self.descend(lr)
-        for m, momentum in zip(norms(self.backbone), before): m.momentum = momentum
+        once.batch_ended()
         return losses
 
-    def patchgd(self, lr, sampled, accumulate=None, fill='eval', chunk=8):
+    def patchgd(self, lr, sampled, accumulate=None, fill='eval', chunk=8, reduction='mean'):
         first = [c for c in self.full if not sampled[0, c[0], c[1]]]
-        return self.inner_iterations(self.fill(first, chunk, fill), sampled, lr, accumulate)
+        return self.inner_iterations(self.fill(first, chunk, fill), sampled, lr, accumulate, reduction)
 
-    def carry_patchgd(self, lr, sampled, bank, names, accumulate=None, refresh=1/8, fill='eval', chunk=8):
+    def carry_patchgd(self, lr, sampled, bank, names, accumulate=None, refresh=1/8, fill='eval', chunk=8, reduction='mean'):
         "`bank`: a dict from (name, patch) to (latent in half precision, inner iteration in which it was written), and its `clock`."
         now, z, encode, changed = bank['clock'], {}, [], {}
         for b in range(self.B):
@@ -120,7 +143,7 @@ class Reference:
             encode += [(b, k) for k in mine if k in fresh and not sampled[0, b, k]]
             changed.update({(b, k): now + 1 for k in (*fresh, *soon)})
         z.update(self.fill(encode, chunk, fill))
-        losses = self.inner_iterations(z, sampled, lr, accumulate)
+        losses = self.inner_iterations(z, sampled, lr, accumulate, reduction)
         bank['clock'] = now + len(sampled)
         for b, k in changed:
             last = max((j for j in range(len(sampled)) if sampled[j, b, k]), default=None)

@@ -68,12 +68,14 @@ def test_a_notebook_sets_what_its_record_holds_and_nothing_sets_it_again(name):
 
 def test_what_is_derived():
     p = Panda.check(DEFAULTS['train_panda'])
-    assert p.grid.shape == (16, 16) and p.is_synthetic and p.folder == Path('runs/panda/cohort_300_1024_0') and p.max_seconds == 210
+    assert p.grid.shape == (16, 16) and p.is_synthetic and p.folder == Path('runs/panda/cohort_300_1024_0') and p.max_epochs == p.epochs and p.max_seconds is None
     assert p.bad_image_options == dict(on_bad='raise', bad_list=Path('runs/panda/bad_images.csv')) and p.checkpoint == Path('runs/panda/patchgd')
     assert Panda.check({**DEFAULTS['train_panda'], 'data_dir': Path('/d')}).folder == Path('/d')
     u = [UltraMnist.check({**DEFAULTS['train_ultramnist'], 'preset': n}) for n in parameters.SETTINGS]
-    assert [x.grid.shape for x in u] == [(4, 4), (4, 4), (10, 10)] and [x.max_seconds for x in u] == [420, 36000, 72000]
-    assert UltraMnist.check({**DEFAULTS['train_ultramnist'], 'minutes': .5}).max_seconds == 30
+    assert [x.grid.shape for x in u] == [(4, 4), (4, 4), (10, 10)] and [(x.max_epochs, x.max_seconds) for x in u] == [(s.epochs, s.minutes and 60 * s.minutes) for s in parameters.SETTINGS.values()]
+    assert u[0].max_seconds is None   # what a newcomer runs does not depend on a clock
+    given = UltraMnist.check({**DEFAULTS['train_ultramnist'], 'minutes': .5, 'epochs': 3})
+    assert (given.max_epochs, given.max_seconds) == (3, 30)
     assert {*SIZES, *PUBLISHED, 'attention'} == set(parameters.HeadName.__origin__.__args__)
 
 
@@ -106,7 +108,8 @@ def test_any_value_is_taken_or_refused_in_one_sentence(which, value):
     ('train_har', dict(batch_size='8'), "batch_size='8' is not a whole number from 1"), ('train_har', dict(batch_size=0), 'batch_size=0'), ('train_har', dict(epochs=True), 'epochs=True'),
     ('train_har', dict(fraction=0), 'fraction=0'), ('train_har', dict(fraction='9/8'), "fraction='9/8'"), ('train_har', dict(fraction='1/0'), "fraction='1/0'"), ('train_har', dict(fraction=float('nan')), 'fraction=nan'),
     ('train_har', dict(out_dir=2026), "-y 'out_dir: \"2026\"'"), ('train_har', dict(out_dir=''), "out_dir=''"), ('train_har', dict(head='smallr'), 'did you mean smaller?'), ('train_har', dict(patch_size=48), 'the nearest patch_size that divides it is 32'),
-    ('train_har', dict(minutes=0), 'minutes=0'), ('train_har', dict(seed=-1), 'seed=-1'), ('train_har', dict(resume='yes'), "resume='yes' is not True or False"),
+    ('train_har', dict(minutes=0), 'minutes=0'), ('train_har', dict(epochs=None), 'epochs=None'), ('train_har', dict(strategy='patchdg'), 'did you mean patchgd?'), ('train_har', dict(optimizer='sgdd'), 'did you mean sgd?'),
+    ('train_panda', dict(strategy='exact', inner_steps=4), 'leave inner_steps at None'), ('train_panda', dict(keep_z=True), 'keep_z is not a parameter of this notebook'), ('train_har', dict(seed=-1), 'seed=-1'), ('train_har', dict(resume='yes'), "resume='yes' is not True or False"),
     ('train_panda', dict(patch_size=2048), 'patch_size 2048 is larger than the image'), ('train_panda', dict(patch_size=100), 'not divisible into patches of 100: the nearest patch_size that divides it is 128'),
     ('train_panda', dict(fold=3), 'fold=3 is not one of 0 to 2'), ('train_panda', dict(table='t.csv'), "table='t.csv'"), ('train_panda', dict(n_slides=2), 'n_slides=2'), ('train_panda', dict(precision='fp32'), "did you mean fp16?"),
     ('train_ultramnist', dict(mnist='m', data_dir='d'), 'give one of the two'), ('train_ultramnist', dict(preset='paper_400'), 'did you mean paper_4000?'), ('train_ultramnist', dict(minutes=-1), 'minutes=-1')])
@@ -269,8 +272,38 @@ def test_a_memory_budget_sets_the_batch():
     with pytest.raises(ValueError, match="memory_budget='much' is not an amount of memory"): Panda.check({**DEFAULTS['train_panda'], 'memory_budget': 'much'})
 
 
-def test_keep_z_chooses_the_strategy(tmp_path):
-    from patchgd_nb.strategy import CarryPatchGD, PatchGD
-    plain, kept = (Panda.check({**DEFAULTS['train_panda'], 'out_dir': str(tmp_path), 'keep_z': k}).strategy for k in (False, True))
-    assert type(plain) is PatchGD and type(kept) is CarryPatchGD and kept.bank.folder == tmp_path / 'patchgd/z'
-    assert (kept.sampler.fraction, kept.accumulate) == (plain.sampler.fraction, plain.accumulate) == (1 / 8, 2)
+@pytest.mark.parametrize('name', RECORDS)
+def test_strategy_and_optimizer_by_name(tmp_path, name):
+    from patchgd_nb.strategy import CarryPatchGD, ExactPatchGD, GradientDescent, PatchGD
+    def record(**changes): return RECORDS[name].check({**DEFAULTS[name], 'out_dir': str(tmp_path), **changes})
+    made = {s: record(strategy=s).make_strategy() for s in ('patchgd', 'carry', 'exact', 'whole')}
+    assert [type(s) for s in made.values()] == [PatchGD, CarryPatchGD, ExactPatchGD, GradientDescent]
+    assert made['carry'].bank.folder == tmp_path / 'patchgd/z'
+    for s in ('patchgd', 'carry'):
+        given = record(strategy=s, fraction=.25, accumulate=3, inner_steps=7).make_strategy()
+        assert (given.sampler.fraction, given.accumulate, given.inner_steps) == (.25, 3, 7) and made[s].inner_steps is None
+    assert [record(optimizer=o).optimizer_class.__name__ for o in ('adamw', 'adam', 'sgd')] == ['AdamW', 'Adam', 'SGD']
+
+
+def test_work_is_counted_as_torch_counts_it(tmp_path):
+    "For every strategy, blank patches and a batch that is left out; counting draws no random number and leaves the strategy as it was."
+    import torch
+    from patchgd_nb.experiment.work import count_multiply_adds, count_passes, item_work, training_work
+    from patchgd_nb.model import PatchModel
+    from patchgd_nb.patches import PatchGrid
+    model = PatchModel('test_resnet', PatchGrid(128, 32), n_classes=3, latent_dim=8, head='smaller')
+    content, images = (torch.rand(5, 16) < .5).float(), torch.randint(256, (4, 3, 128, 128), dtype=torch.uint8)
+    content[1] = 0
+    optimizer, names = torch.optim.SGD(model.parameters(), lr=0.), list('abcd')
+    for name in ('patchgd', 'carry', 'exact', 'whole'):
+        strategy = Har.check({**DEFAULTS['train_har'], 'out_dir': str(tmp_path), 'strategy': name, 'fraction': .25}).make_strategy()
+        before = torch.get_rng_state()
+        predicted = [training_work(model, strategy, list(content), 4, epochs) for epochs in (1, 2, 3)]
+        assert torch.equal(before, torch.get_rng_state()) and not (tmp_path / 'har').exists() and (name != 'carry' or not strategy.bank.rows)
+        options = dict(names=names) if name == 'carry' else {}
+        counted = [count_multiply_adds(lambda: strategy.step(model, images, torch.zeros(4, dtype=torch.long), optimizer, content[:4], **options)) for _ in range(2)]
+        assert predicted[0] == counted[0] and predicted[2] - predicted[1] == predicted[1] - predicted[0]
+        if name != 'carry': assert counted[0] == counted[1] == predicted[1] - predicted[0]
+        else: assert predicted[1] - predicted[0] < .8 * predicted[0]   # what is refreshed is drawn, so not equal to the last patch
+    volume = count_passes(strategy, (2, 3, 4), [torch.ones(24)] * 3, 2)
+    assert volume[0].trained == 48 and item_work(model.head, 8, 4, 4).trained > 0

@@ -132,14 +132,14 @@ def test_a_remainder_is_used_not_dropped():
 
 
 def test_filling_leaves_batchnorm_alone_by_default():
-    "Only patches that carry gradient move the running statistics."
+    "Only patches that carry gradient move the running statistics, and all inner iterations together count as one call."
     model = model_of('test_resnet', 192)
     count = [k for k in model.state_dict() if k.endswith('num_batches_tracked')]
     batch = collate(model, 2)
     gradients(model, PatchGD(CoverSampler(1/3)), *batch)
-    assert {int(model.state_dict()[k]) for k in count} == {3}
+    assert {int(model.state_dict()[k]) for k in count} == {1}
     gradients(model, PatchGD(CoverSampler(1/3), fill_mode='train', chunk=9), *batch)
-    assert {int(model.state_dict()[k]) for k in count} == {7}
+    assert {int(model.state_dict()[k]) for k in count} == {3}
 
 
 @pytest.mark.parametrize('strategy', [GradientDescent(), PatchGD(CoverSampler(1/4)), ExactPatchGD(2)], ids=repr)
@@ -173,3 +173,91 @@ def test_impossible_settings_are_refused(make):
 @pytest.mark.parametrize('strategy', [GradientDescent(), PatchGD(CoverSampler(1/4)), ExactPatchGD(2)], ids=repr)
 def test_a_strategy_that_keeps_nothing_has_an_empty_state_and_needs_no_names(strategy):
     assert strategy.state_dict() == {} and strategy.load_state_dict({}) is None and strategy.needs_names is False
+
+
+def test_a_norm_in_the_head_counts_once_and_an_interrupted_batch_leaves_statistics_alone():
+    head = nn.Sequential(nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(32, 4))
+    model = model_of('test_resnet', head=head)
+    norms, batch = [m for m in model.modules() if isinstance(m, BATCHNORM)], collate(model, 2)
+    def stop(*a): raise KeyboardInterrupt
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    with pytest.raises(KeyboardInterrupt): gradients(model, PatchGD(CoverSampler(1/4)), *batch, on_inner=stop)
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    gradients(model, PatchGD(CoverSampler(1/4)), *batch)
+    assert {int(m.num_batches_tracked) for m in norms} == {1} and {m.momentum for m in norms} == {.1}
+
+
+@pytest.mark.parametrize('frozen', ['backbone.', 'head.', 'backbone.1.'])
+@pytest.mark.parametrize('strategy', [ExactPatchGD(2), PatchGD(CoverSampler(1.))], ids=repr)
+def test_frozen_parts(strategy, frozen):
+    "As gradient descent with the same parts frozen; a frozen backbone is encoded without gradient only, once."
+    results = []
+    for how in (GradientDescent(), strategy):
+        model = dropping().train()
+        model.backbone[2].p = 0.
+        for name, p in model.named_parameters(): p.requires_grad_(not name.startswith(frozen))
+        encode, calls = model.encode, []
+        model.encode = lambda patches: (calls.append(torch.is_grad_enabled()), encode(patches))[1]
+        results.append(gradients(model, how, *collate(model, 2))[0])
+    assert results[0].keys() == results[1].keys() and largest_difference(*results) < 1e-10
+    if frozen == 'backbone.' and isinstance(strategy, ExactPatchGD): assert not any(calls)
+
+
+ALL = [GradientDescent, lambda **k: PatchGD(CoverSampler(1/4), **k), lambda **k: ExactPatchGD(2, **k)]
+
+@pytest.mark.parametrize('make', ALL)
+def test_the_loss_is_in_float32_for_weights_of_16_bits_and_of_any_kind(make):
+    seen = []
+    def squares(scores, labels):
+        seen.append(scores.dtype)
+        return nn.functional.mse_loss(scores[:, 0], labels)
+    model = dropping().bfloat16()
+    result = make(loss=squares).step(model, collate(model, 2)[0], torch.tensor([.5, 1.5]), torch.optim.SGD(model.parameters(), lr=.1))
+    assert set(seen) == {torch.float32} == {result.losses.dtype} and '0x' not in repr(make(loss=squares)) and 'loss' not in repr(make())
+
+
+@pytest.mark.parametrize('make', ALL)
+def test_steps_that_the_scaler_skips_are_not_counted_and_autocast_asks_for_the_models_device(make, monkeypatch):
+    asked, autocast = [], torch.autocast
+    monkeypatch.setattr(torch, 'autocast', lambda device, dtype: (asked.append(device), autocast(device, dtype))[1])
+    model = dropping().float()
+    images, labels = collate(model, 2)
+    images[0, 0, 0, 0] = torch.inf
+    assert make().step(model, images.float(), labels, torch.optim.SGD(model.parameters(), lr=.1), precision=Precision('fp16')).optimizer_steps == 0
+    assert set(asked) == {'cpu'}
+
+
+def test_a_sum_over_a_cover_is_the_whole_gradient_of_the_backbone():
+    for reduction, backbone, head in (('mean', 1/9, 1.), ('sum', 1., 9.)):
+        net = dropping()
+        net.backbone[2].p = 0.
+        full, batch = gradients(net, GradientDescent(), *collate(net, 2))[0], collate(net, 2)
+        ours = gradients(net, PatchGD(CoverSampler(1/9), reduction=reduction), *batch)[0]
+        for k in full: assert torch.allclose(ours[k], full[k] * (backbone if k.startswith('backbone') else head), rtol=1e-9, atol=1e-12)
+    with pytest.raises(ValueError): PatchGD(CoverSampler(1/9), reduction='max')
+
+
+def test_exact_patchgd_takes_blank_cells_as_gradient_descent_does():
+    a, content = model_of('test_vit', 192), torch.rand(2, 9) > .5
+    a.blank = 255
+    full, ours = (gradients(a, s, *collate(a, 2), content=content)[0] for s in (GradientDescent(), ExactPatchGD(2)))
+    assert largest_difference(full, ours) < 1e-10
+
+
+def test_another_number_of_inner_iterations_compiles_nothing_anew():
+    "On a momentum that depends on J, torch.compile compiled once for each J."
+    compiled = []
+    def backend(graph, inputs):
+        compiled.append(1)
+        return graph.forward
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    backbone = nn.Sequential(nn.Conv2d(3, 4, 2), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(36, 8))
+    model = PatchModel(backbone, PatchGrid(16, 4), 4, 8, 'smaller').train()
+    model.backbone.compile(dynamic=True, backend=backend)
+    counts = []
+    for J in (2, 3, 4, 5, 6):
+        PatchGD(CoverSampler(1/4), inner_steps=J).step(model, torch.randn(2, 3, 16, 16), torch.tensor([0, 1]), torch.optim.SGD(model.parameters(), lr=.1))
+        counts.append(len(compiled))
+    torch._dynamo.reset()
+    assert len(set(counts)) == 1, counts

@@ -5,7 +5,8 @@ import numpy as np, pandas as pd, pytest, torch
 from hypothesis import given, strategies as st
 from PIL import Image
 from patchgd_nb.patches import PatchGrid
-from patchgd_nb.datasets.ultramnist import UltraMNIST, load_digit_images, digit_sizes, digits_of_sum, draw_image, make_ultramnist, place_boxes, image_layout, read_idx, read_ultramnist
+from patchgd_nb.datasets.digits import read_idx
+from patchgd_nb.datasets.ultramnist import UltraMNIST, load_digit_images, digit_sizes, digits_of_sum, draw_image, make_ultramnist, place_boxes, image_layout, read_ultramnist
 
 TOP = Path(__file__).resolve().parent.parent
 KWARGS = dict(train=20, valid=10, image_size=256, max_sum=9, mnist='scikit-learn', seed=5, progress=False)
@@ -157,5 +158,5 @@ def experiment(out, **parameters):
 def test_the_experiment_runs_and_skips_what_is_broken(digits, tmp_path):
     shutil.copytree(digits, tmp_path / 'data')
     (tmp_path / 'data/images/valid_000003.png').write_bytes(b'')      # of the images that are read in any time
-    result = experiment(tmp_path, data_dir=tmp_path / 'data', minutes=.05, batch_size=4, on_bad='skip')
+    result = experiment(tmp_path, data_dir=tmp_path / 'data', epochs=1, batch_size=4, on_bad='skip')
     assert 0 <= result['accuracy'] <= 1 and 'valid_000003' in (tmp_path / 'bad_images.csv').read_text()

@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['PLAIN_TYPES', 'PositiveInt', 'OptionalPositiveInt', 'NonNegativeInt', 'PositiveFloat', 'OptionalPositiveFloat',
            'Fraction', 'Boolean', 'PathText', 'OptionalPath', 'OptionalMemory', 'HeadName', 'PrecisionName',
-           'BadImagePolicy', 'SETTINGS', 'PresetName', 'assigned_names', 'parameter_cells', 'given_names',
-           'closest_name', 'ParameterRecord', 'Experiment', 'Har', 'Images', 'Panda', 'Setting', 'UltraMnist']
+           'BadImagePolicy', 'StrategyName', 'OptimizerName', 'SETTINGS', 'PresetName', 'assigned_names',
+           'parameter_cells', 'given_names', 'closest_name', 'ParameterRecord', 'Experiment', 'Har', 'Images', 'Panda',
+           'Setting', 'UltraMnist']
 
 # %% ../../nbs/experiment/parameters.ipynb #58a34003
 import ast, os, re
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
     from typing_extensions import Self
     from patchgd_nb.model import PatchModel
     from patchgd_nb.patches import PatchGrid
-    from patchgd_nb.strategy import PatchGD
+    from patchgd_nb.strategy import Strategy
+    from torch.optim import Optimizer
 
 # %% ../../nbs/experiment/parameters.ipynb #c3f974bb
 def assigned_names(
@@ -101,6 +103,8 @@ HeadName = _one_of('original', 'smaller', 'larger', 'smaller_feat', 'larger_feat
                    'published_larger', 'published_smaller_feat', 'published_larger_feat', 'attention')
 PrecisionName = _one_of('off', 'bf16', 'fp16')
 BadImagePolicy = _one_of('raise', 'skip')
+StrategyName = _one_of('patchgd', 'carry', 'exact', 'whole')
+OptimizerName = _one_of('adamw', 'adam', 'sgd')
 
 # %% ../../nbs/experiment/parameters.ipynb #ddc3b982
 def closest_name(
@@ -154,14 +158,27 @@ class ParameterRecord(BaseModel):
 
 # %% ../../nbs/experiment/parameters.ipynb #ee7bd98c
 class Experiment(ParameterRecord):
-    "The parameters of every experiment, and what follows from them. Subclasses add `minutes` and `grid_arguments`."
+    "The parameters of every experiment, and what follows from them. Subclasses add `grid_arguments`."
     data_dir: OptionalPath
     out_dir: PathText
+    strategy: StrategyName
     fraction: Fraction
+    inner_steps: OptionalPositiveInt
+    accumulate: OptionalPositiveInt
+    optimizer: OptimizerName
     batch_size: PositiveInt
     lr: PositiveFloat
+    epochs: PositiveInt
+    minutes: OptionalPositiveFloat
     seed: NonNegativeInt
     resume: Boolean
+
+    @model_validator(mode='after')
+    def _check_strategy(self):
+        if self.inner_steps is not None and self.strategy in ('exact', 'whole'):
+            raise ValueError(f'inner_steps={self.inner_steps} is for the strategies patchgd and carry, but '
+                             f'strategy={self.strategy!r} has one step per batch: leave inner_steps at None.')
+        return self
 
     @property
     def is_synthetic(self) -> bool:
@@ -174,9 +191,31 @@ class Experiment(ParameterRecord):
         return Path(self.out_dir, 'patchgd')
 
     @property
-    def max_seconds(self) -> float:
-        "Training time in seconds."
-        return 60 * self.minutes
+    def max_epochs(self) -> int:
+        "Passes over the training data; training ends after them, or after `max_seconds` if that comes first."
+        return self.epochs
+
+    @property
+    def max_seconds(self) -> float | None:
+        "Training time in seconds, at most; None: epochs alone decide, and the result does not depend on a clock."
+        return None if self.minutes is None else 60 * self.minutes
+
+    @property
+    def optimizer_class(self) -> 'type[Optimizer]':
+        "The class of the optimizer."
+        from torch import optim
+        return dict(adamw=optim.AdamW, adam=optim.Adam, sgd=optim.SGD)[self.optimizer]
+
+    def make_strategy(self) -> 'Strategy':
+        "The strategy: 'carry' keeps Z beside the checkpoints, 'whole' has every patch in one graph."
+        from patchgd_nb.sampler import CoverSampler
+        from patchgd_nb.strategy import CarryPatchGD, ExactPatchGD, GradientDescent, PatchGD
+        from patchgd_nb.training.zbank import ZBank
+        if self.strategy == 'whole': return GradientDescent()
+        if self.strategy == 'exact': return ExactPatchGD()
+        sampler, steps = CoverSampler(self.fraction), dict(inner_steps=self.inner_steps, accumulate=self.accumulate)
+        if self.strategy == 'patchgd': return PatchGD(sampler, **steps)
+        return CarryPatchGD(sampler, ZBank(self.checkpoint / 'z'), **steps)
 
     @property
     def grid(self) -> 'PatchGrid':
@@ -199,8 +238,6 @@ class Har(Experiment):
     patch_size: PositiveInt
     latent_dim: PositiveInt
     head: HeadName
-    epochs: PositiveInt
-    minutes: PositiveFloat
     SIGNAL: ClassVar[int] = 128   # samples of one signal
 
     @model_validator(mode='after')
@@ -216,12 +253,10 @@ class Har(Experiment):
 # %% ../../nbs/experiment/parameters.ipynb #e740a5dc
 class Images(Experiment):
     "The further parameters of experiments on images."
-    accumulate: OptionalPositiveInt
     memory_budget: OptionalMemory
     precision: PrecisionName
     workers: NonNegativeInt
     on_bad: BadImagePolicy
-    keep_z: Boolean
     compiled: Boolean
 
     def batch_size_for(self,
@@ -233,16 +268,6 @@ class Images(Experiment):
         from patchgd_nb.memory import plan
         model = model.to('cuda' if cuda.is_available() else 'cpu')
         return plan(model, budget=self.memory_budget, fraction=self.fraction, precision=self.precision).batch
-
-    @property
-    def strategy(self) -> 'PatchGD':
-        "PatchGD; with keep_z CarryPatchGD, whose Z is stored beside the checkpoints."
-        from patchgd_nb.sampler import CoverSampler
-        from patchgd_nb.strategy import CarryPatchGD, PatchGD
-        from patchgd_nb.training.zbank import ZBank
-        sampler = CoverSampler(self.fraction)
-        if not self.keep_z: return PatchGD(sampler, accumulate=self.accumulate)
-        return CarryPatchGD(sampler, ZBank(self.checkpoint / 'z'), accumulate=self.accumulate)
 
     @property
     def bad_image_options(self) -> dict[str, Any]:
@@ -260,7 +285,6 @@ class Panda(Images):
     pretrained: Boolean
     latent_dim: PositiveInt
     head: HeadName
-    minutes: PositiveFloat
     folds: Annotated[int, Field(ge=2, le=10**6, description='a whole number from 2')]
     fold: NonNegativeInt
 
@@ -301,20 +325,22 @@ class Panda(Images):
 # %% ../../nbs/experiment/parameters.ipynb #8d7703b0
 class Setting(NamedTuple):
     "What a preset of UltraMNIST stands for."
-    image_size: int    # pixels a side
-    patch_size: int    # pixels a side
-    max_sum: int       # largest sum of digits
-    train: int         # images to train with
-    valid: int         # images to validate with
-    backbone: str      # name of a timm model
-    latent_dim: int    # length of a latent
-    head: str          # see `head.SIZES`
-    minutes: float     # training time
+    image_size: int          # pixels a side
+    patch_size: int          # pixels a side
+    max_sum: int             # largest sum of digits
+    train: int               # images to train with
+    valid: int               # images to validate with
+    backbone: str            # name of a timm model, or 'strokes', see `stroke_backbone`
+    latent_dim: int          # length of a latent
+    head: str                # see `make_head`, or 'digit_sums', see `DigitSumHead`
+    epochs: int              # passes over the training images, at most
+    minutes: float | None    # training time, at most; None: the epochs decide
+    drawn: bool = False      # whether training images are drawn when they are asked for, new ones in every pass
 
 SETTINGS = {
-    'small':      Setting(256, 64, 9, 4000, 1000, 'test_resnet', 64, 'smaller', 7),
-    'paper_512':  Setting(512, 128, 9, 20000, 4000, 'resnet50', 256, 'original', 600),
-    'paper_4000': Setting(4000, 400, 27, 28000, 4000, 'resnet50', 256, 'original', 1200)}
+    'small':      Setting(256, 32, 9, 4000, 1000, 'strokes', 64, 'digit_sums', 12, None, drawn=True),
+    'paper_512':  Setting(512, 128, 9, 20000, 4000, 'resnet50', 256, 'original', 100, 600),
+    'paper_4000': Setting(4000, 400, 27, 28000, 4000, 'resnet50', 256, 'original', 100, 1200)}
 
 PresetName = _one_of(*SETTINGS)
 
@@ -323,7 +349,7 @@ class UltraMnist(Images):
     "Parameters of `train_ultramnist`."
     preset: PresetName
     mnist: OptionalPath
-    minutes: OptionalPositiveFloat
+    epochs: OptionalPositiveInt
 
     @model_validator(mode='after')
     def _check_together(self):
@@ -338,9 +364,15 @@ class UltraMnist(Images):
         return SETTINGS[self.preset]
 
     @property
-    def max_seconds(self) -> float:
-        "Training time in seconds; the preset's unless `minutes` is given."
-        return 60 * (self.minutes or self.setting.minutes)
+    def max_epochs(self) -> int:
+        "Passes over the training images; the preset's unless `epochs` is given."
+        return self.epochs or self.setting.epochs
+
+    @property
+    def max_seconds(self) -> float | None:
+        "Training time in seconds, at most; the preset's unless `minutes` is given. None: the epochs decide."
+        minutes = self.minutes or self.setting.minutes
+        return None if minutes is None else 60 * minutes
 
     @property
     def grid_arguments(self) -> tuple[int, int]:
@@ -348,6 +380,22 @@ class UltraMnist(Images):
         return self.setting.image_size, self.setting.patch_size
 
     @property
+    def draws_anew(self) -> bool:
+        "Whether training images are drawn anew in every pass; a Z that is kept needs images that stay."
+        return self.is_synthetic and self.setting.drawn and self.strategy != 'carry'
+
+    @property
     def folder(self) -> Path:
         "Folder of the images."
-        return Path(self.data_dir or Path(self.out_dir, f'data_{self.preset}_{self.seed}'))
+        name = f'valid_{self.preset}_{self.seed}' if self.draws_anew else f'data_{self.preset}_{self.seed}'
+        return Path(self.data_dir or Path(self.out_dir, name))
+
+    def make_model(self) -> 'PatchModel':
+        "The model of the preset, with new weights."
+        from patchgd_nb.datasets.digit_sums import DigitSumHead, stroke_backbone
+        from patchgd_nb.model import PatchModel
+        s, backbone, head, pixels = self.setting, self.setting.backbone, self.setting.head, {}
+        if backbone == 'strokes':   # black is 0 in every layer
+            backbone, pixels = stroke_backbone(s.latent_dim, s.patch_size), dict(mean=0., std=.3)
+        if head == 'digit_sums': head = DigitSumHead(s.latent_dim, s.max_sum)
+        return PatchModel(backbone, self.grid, s.max_sum + 1, s.latent_dim, head, in_chans=1, **pixels)

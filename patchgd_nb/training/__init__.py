@@ -4,4 +4,5 @@ from .. import lazy_names
 __getattr__, __dir__, __all__ = lazy_names(__name__, {
     'callback': 'Callback ProgressBars', 'checkpoint': 'Checkpoint Checkpoints', 'loader': 'Batch Loader',
     'protocols': 'TrainingStrategy NamedBatchStrategy Stateful BatchLoader ResumableLoader Classifier PatchClassifier',
-    'resume': 'RunCheckpoints', 'statistics': 'reestimate_statistics', 'trace': 'Trace', 'zbank': 'ZBank'})
+    'precision': 'Precision Updates', 'resume': 'RunCheckpoints', 'statistics': 'reestimate_statistics',
+    'trace': 'Trace', 'zbank': 'ZBank'})

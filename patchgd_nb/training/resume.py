@@ -51,7 +51,7 @@ class RunCheckpoints:
         return dict(
             model=trainer.model.state_dict(),
             optimizer=trainer.optimizer.state_dict(),
-            scaler=trainer.precision.scaler.state_dict(),
+            scaler=trainer.precision.state_dict(),
             strategy=trainer.strategy.state_dict() if isinstance(trainer.strategy, Stateful) else {},
             random=get_random_states(trainer.train),
             start=trainer.epoch_random_states,
@@ -85,7 +85,7 @@ class RunCheckpoints:
         found.load_into(trainer.model, optimizer=type(trainer.optimizer).__name__)
         state, train = found.state, trainer.train
         trainer.optimizer.load_state_dict(state['optimizer'])
-        trainer.precision.scaler.load_state_dict(state['scaler'])
+        trainer.precision.load_state_dict(state['scaler'])
         if isinstance(trainer.strategy, Stateful): trainer.strategy.load_state_dict(state['strategy'])
         if state['batches'] != len(train):
             warn(f"{found.folder} was made with {state['batches']} batches in an epoch, now there are {len(train)}: "
