@@ -14,7 +14,8 @@ from patchgd_nb.images.prepare import decode_all, inspect_files, prepare_folder,
 from patchgd_nb.datasets.har import make_signals, read_har
 from patchgd_nb.images.slides import SlideDataset, collate
 from patchgd_nb.images.tables import BadImageLog, read_table
-from patchgd_nb.datasets.ultramnist import UltraMNIST, load_digit_images, make_ultramnist, read_idx, read_ultramnist
+from patchgd_nb.datasets.digits import load_digit_images, read_idx
+from patchgd_nb.datasets.ultramnist import UltraMNIST, make_ultramnist, read_ultramnist
 
 ANSWERS = Counter()   # what became of the inputs of this run: refused, skipped, read
 OURS = (ValueError, FileNotFoundError)

@@ -5,7 +5,8 @@ import numpy as np, pandas as pd, pytest, torch
 from hypothesis import given, strategies as st
 from PIL import Image
 from patchgd_nb.patches import PatchGrid
-from patchgd_nb.datasets.ultramnist import UltraMNIST, load_digit_images, digit_sizes, digits_of_sum, draw_image, make_ultramnist, place_boxes, image_layout, read_idx, read_ultramnist
+from patchgd_nb.datasets.digits import read_idx
+from patchgd_nb.datasets.ultramnist import UltraMNIST, load_digit_images, digit_sizes, digits_of_sum, draw_image, make_ultramnist, place_boxes, image_layout, read_ultramnist
 
 TOP = Path(__file__).resolve().parent.parent
 KWARGS = dict(train=20, valid=10, image_size=256, max_sum=9, mnist='scikit-learn', seed=5, progress=False)

@@ -330,14 +330,15 @@ class Setting(NamedTuple):
     max_sum: int             # largest sum of digits
     train: int               # images to train with
     valid: int               # images to validate with
-    backbone: str            # name of a timm model
+    backbone: str            # name of a timm model, or 'strokes', see `stroke_backbone`
     latent_dim: int          # length of a latent
-    head: str                # see `head.SIZES`
+    head: str                # see `make_head`, or 'digit_sums', see `DigitSumHead`
     epochs: int              # passes over the training images, at most
     minutes: float | None    # training time, at most; None: the epochs decide
+    drawn: bool = False      # whether training images are drawn when they are asked for, new ones in every pass
 
 SETTINGS = {
-    'small':      Setting(256, 64, 9, 4000, 1000, 'test_resnet', 64, 'smaller', 5, None),
+    'small':      Setting(256, 32, 9, 4000, 1000, 'strokes', 64, 'digit_sums', 12, None, drawn=True),
     'paper_512':  Setting(512, 128, 9, 20000, 4000, 'resnet50', 256, 'original', 100, 600),
     'paper_4000': Setting(4000, 400, 27, 28000, 4000, 'resnet50', 256, 'original', 100, 1200)}
 
@@ -379,6 +380,22 @@ class UltraMnist(Images):
         return self.setting.image_size, self.setting.patch_size
 
     @property
+    def draws_anew(self) -> bool:
+        "Whether training images are drawn anew in every pass; a Z that is kept needs images that stay."
+        return self.is_synthetic and self.setting.drawn and self.strategy != 'carry'
+
+    @property
     def folder(self) -> Path:
         "Folder of the images."
-        return Path(self.data_dir or Path(self.out_dir, f'data_{self.preset}_{self.seed}'))
+        name = f'valid_{self.preset}_{self.seed}' if self.draws_anew else f'data_{self.preset}_{self.seed}'
+        return Path(self.data_dir or Path(self.out_dir, name))
+
+    def make_model(self) -> 'PatchModel':
+        "The model of the preset, with new weights."
+        from patchgd_nb.datasets.digit_sums import DigitSumHead, stroke_backbone
+        from patchgd_nb.model import PatchModel
+        s, backbone, head, pixels = self.setting, self.setting.backbone, self.setting.head, {}
+        if backbone == 'strokes':   # black is 0 in every layer
+            backbone, pixels = stroke_backbone(s.latent_dim, s.patch_size), dict(mean=0., std=.3)
+        if head == 'digit_sums': head = DigitSumHead(s.latent_dim, s.max_sum)
+        return PatchModel(backbone, self.grid, s.max_sum + 1, s.latent_dim, head, in_chans=1, **pixels)

@@ -98,6 +98,7 @@ def rebuild_model(
     "The model of a checkpoint, with its weights; a ValueError says why it cannot be made."
     made, weights, folder = checkpoint.config, checkpoint.state['model'], checkpoint.folder
     if not made['grid']: raise ValueError(f'{folder} holds a model of whole images: it has no patches to compare.')
+    if isinstance(p, parameters.UltraMnist): return checkpoint.load_into(p.make_model())
     grid = PatchGrid(**{k: literal_eval(v) for k, v in re.findall(r'(\w+)=(\(.*?\))', made['grid'])})
     if not (own := OWN_BACKBONES.get(type(p).__name__)) and not timm.is_model(made['backbone']):
         raise ValueError(f"{folder} was made with a backbone of one's own ({made['backbone']}), of which a checkpoint "
@@ -122,11 +123,11 @@ def _panda(p, grid, n, scratch):
 
 def _ultramnist(p, grid, n, scratch):
     folder, said = p.folder, 'images of its own'
-    if p.is_synthetic and not (folder / 'train.csv').is_file():
+    if p.is_synthetic and not (folder / 'valid.csv').is_file():
         size, top = grid.image_size[0], p.setting.max_sum
         folder = make_ultramnist(scratch, n, n, size, 0, top, p.mnist or 'scikit-learn', p.seed)
         said = 'images made anew'
-    data = UltraMNIST(read_ultramnist(folder, 'train')[:n], grid)
+    data = UltraMNIST(read_ultramnist(folder, 'valid' if p.draws_anew else 'train')[:n], grid)
     return collate([data[i] for i in range(len(data))]), said
 
 def _har(p, grid, n, scratch):
