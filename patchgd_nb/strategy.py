@@ -96,7 +96,7 @@ class GradientDescent(Strategy):
 
 # %% ../nbs/05_strategy.ipynb #93aea99c
 class _OneCall:
-    "A block in which several calls of a model count as one: BatchNorm's running statistics make the mean of their moves."
+    "A block in which several calls count as one: BatchNorm's running statistics make the mean of their moves."
     def __init__(self,
         model: nn.Module,  # in the mode in which it will be called
     ):

@@ -29,10 +29,11 @@ from .training.protocols import Classifier, NamedBatchStrategy, PatchClassifier,
 from .training.schedule import Schedule, count_batches, linear_warmup_decay, run_progress
 from .training.resume import (RunCheckpoints, dead_worker_message, non_finite_error, stopped_message,
                                         versions)
+from .training.statistics import reestimate_statistics
 from .training.steering import handle_signals
 from .training.trace import Trace
 from .memory import device_memory, is_out_of_memory, predict_overflow
-from .model import module_mode
+from .model import MODE_LOCK, module_mode
 
 # %% ../nbs/07_trainer.ipynb #12d62a22
 class MemoryGuard:
@@ -182,9 +183,8 @@ class BatchStep:
 def _reestimate(trainer):
     "BatchNorm's statistics for a validation, from images of `train`; the random states are afterwards as they were."
     if not trainer.reestimate or trainer.valid is None: return
-    from patchgd_nb.training.statistics import reestimate_statistics
-    random_states = get_random_states(trainer.train)
-    reestimate_statistics(trainer.model if trainer.ema is None else trainer.ema, trainer.train, n=trainer.reestimate)
+    random_states, model = get_random_states(trainer.train), trainer.model if trainer.ema is None else trainer.ema
+    with MODE_LOCK: reestimate_statistics(model, trainer.train, n=trainer.reestimate)   # it changes modes
     set_random_states(random_states, trainer.train)
 
 # %% ../nbs/07_trainer.ipynb #d3e1e3c5

@@ -183,7 +183,7 @@ _count, _last = [0], {}
 _inner = PatchGDDashboard.on_inner
 def _on_inner(self, trainer, j, loss, cells, Z):
     _count[0] += 1
-    if trainer.checkpoint: _last.update(j=j, batch=trainer.batch, epoch=trainer.epoch, loss=float(loss), sampled=int((cells[:, 0] == 0).sum()), content=int((trainer.current.content[0] > 0).sum()), folder=str(trainer.checkpoint))
+    if trainer.checkpoints: _last.update(j=j, batch=trainer.batch, epoch=trainer.epoch, loss=float(loss), sampled=int((cells[:, 0] == 0).sum()), content=int((trainer.current.content[0] > 0).sum()), folder=str(trainer.checkpoints.folder))
     _inner(self, trainer, j, loss, cells, Z)
 PatchGDDashboard.on_inner = _on_inner
 def _spy():

@@ -1,12 +1,16 @@
 "UltraMNIST: sums, sizes, boxes; the same files however they are made; folders that are wrong."
-import gzip, json, os, shutil, signal, subprocess, sys, time
+import gzip, itertools, json, os, shutil, signal, subprocess, sys, time
 from pathlib import Path
 import numpy as np, pandas as pd, pytest, torch
 from hypothesis import given, strategies as st
 from PIL import Image
 from patchgd_nb.patches import PatchGrid
+from patchgd_nb.datasets.digit_sums import DigitSumHead, sum_distribution
 from patchgd_nb.datasets.digits import read_idx
-from patchgd_nb.datasets.ultramnist import UltraMNIST, load_digit_images, digit_sizes, digits_of_sum, draw_image, make_ultramnist, place_boxes, image_layout, read_ultramnist
+from patchgd_nb.datasets.ultramnist import DrawnUltraMNIST, UltraMNIST, load_digit_images, digit_sizes, digits_of_sum, draw_image, make_ultramnist, place_boxes, image_layout, read_ultramnist
+from patchgd_nb.experiment.parameters import UltraMnist
+from patchgd_nb.images.slides import make_loader
+from patchgd_nb.experiment.command import read_defaults
 
 TOP = Path(__file__).resolve().parent.parent
 KWARGS = dict(train=20, valid=10, image_size=256, max_sum=9, mnist='scikit-learn', seed=5, progress=False)
@@ -160,3 +164,48 @@ def test_the_experiment_runs_and_skips_what_is_broken(digits, tmp_path):
     (tmp_path / 'data/images/valid_000003.png').write_bytes(b'')      # of the images that are read in any time
     result = experiment(tmp_path, data_dir=tmp_path / 'data', epochs=1, batch_size=4, on_bad='skip')
     assert 0 <= result['accuracy'] <= 1 and 'valid_000003' in (tmp_path / 'bad_images.csv').read_text()
+
+
+# new images in every pass, and a head that knows that digits add up
+
+def test_drawn_images_are_new_in_every_pass_and_the_same_for_a_seed():
+    data = DrawnUltraMNIST(12, PatchGrid(128, 32), max_sum=5, mnist='scikit-learn')
+    def passes(workers, skip=0):
+        torch.manual_seed(3)
+        loader = make_loader(data, 4, True, workers)
+        first = [b.images for b in loader]
+        loader.skip = skip
+        return first, [b.images for b in loader], [b.labels for b in loader]
+    (a, b, labels), (c, d, _), (_, rest, _) = passes(0), passes(2), passes(0, skip=2)
+    assert all(map(torch.equal, a, c)) and all(map(torch.equal, b, d)) and torch.equal(rest[0], b[2])
+    assert not any(torch.equal(x, y) for p in a for x in p for q in b for y in q)
+    assert sorted(torch.cat(labels).tolist()) == sorted([*range(6)] * 2)
+
+
+@given(st.integers(1, 5), st.integers(1, 4), st.integers(0, 12), st.integers(0, 10**6))
+def test_the_sum_of_cells_has_the_distribution_of_all_combinations(cells, values, max_sum, seed):
+    p = torch.rand(2, cells, values, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)) + .01
+    p /= p.sum(2, keepdim=True)
+    expected = torch.zeros(2, max_sum + 1, dtype=torch.float64)
+    for chosen in itertools.product(range(values), repeat=cells):
+        if sum(chosen) <= max_sum: expected[:, sum(chosen)] += torch.stack([p[:, k, v] for k, v in enumerate(chosen)]).prod(0)
+    assert torch.allclose(sum_distribution(p.log(), max_sum).exp(), expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize('shape', [(1, 1), (8, 8), (3, 5), (10, 10)])
+@pytest.mark.parametrize('max_sum', [0, 9, 27])
+def test_scores_of_sums_are_finite_with_their_gradients(shape, max_sum):
+    torch.manual_seed(0)
+    head = DigitSumHead(6, max_sum)
+    z = (50 * torch.randn(2, 6, *shape)).requires_grad_()
+    torch.nn.functional.cross_entropy(head(z), torch.tensor([0, max_sum])).backward()
+    assert head(z).shape == (2, max_sum + 1) and z.grad.isfinite().all() and all(p.grad.isfinite().all() for p in head.parameters())
+
+
+def test_the_small_preset_draws_its_images_unless_z_is_kept():
+    defaults = read_defaults(TOP / 'nbs/train_ultramnist.ipynb')
+    p, carried, paper = (UltraMnist.check({**defaults, **c}) for c in ({}, dict(strategy='carry'), dict(preset='paper_512')))
+    assert p.draws_anew and not carried.draws_anew and not paper.draws_anew and p.folder != carried.folder
+    model = p.make_model()
+    assert model(torch.zeros(1, 1, 256, 256, dtype=torch.uint8)).shape == (1, 10)
+    assert model.normalize(torch.zeros(1, 1, 2, 2, dtype=torch.uint8)).eq(0).all()   # black is nothing at all

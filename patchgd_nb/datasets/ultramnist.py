@@ -266,7 +266,8 @@ class DrawnUltraMNIST:
         mnist: str | Path | None = None,  # where the digits are, see `load_digit_images`
     ):
         self.n, self.grid, self.min_sum, self.max_sum, self.mnist = n, grid, min_sum, max_sum, mnist
-        if load_digit_images('train', mnist).source.startswith('scikit'): self.mnist = 'scikit-learn'   # looked for once
+        source = load_digit_images('train', mnist).source
+        if source.startswith('scikit'): self.mnist = 'scikit-learn'   # no worker may try to download once more
         _check_settings(grid.image_size[0], min_sum, max_sum, 'png')
 
     def __len__(self) -> int: return self.n
