@@ -135,7 +135,7 @@ class _InnerIteration(nn.Module):
 
     def forward(self, patches, cells=None, z=None):
         latents = self.model.encode(patches)
-        return latents if z is None else self.model.head(ZBlock(z).write(cells, latents))
+        return latents if z is None else self.model.head(ZBlock(z).write(cells, latents).contiguous())
 
 @contextmanager
 def _training_mode(model):

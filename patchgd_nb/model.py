@@ -137,7 +137,7 @@ class Normalize(nn.Module):
         "The normalised pixels, in the number format of the model."
         dtype, shape = self.mean.dtype, (-1, *[1] * (x.ndim - 2))
         if x.is_floating_point():
-            if not self.has_seen_floats: self._look_at(x)
+            if not self.has_seen_floats and type(x) is Tensor: self._look_at(x)   # a fake tensor has no numbers
             return x.to(dtype)
         largest = 1 if x.dtype == torch.bool else torch.iinfo(x.dtype).max
         if x.dtype != torch.bool and torch.iinfo(x.dtype).min < 0:

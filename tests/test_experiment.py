@@ -72,7 +72,7 @@ def test_what_is_derived():
     assert p.bad_image_options == dict(on_bad='raise', bad_list=Path('runs/panda/bad_images.csv')) and p.checkpoint == Path('runs/panda/patchgd')
     assert Panda.check({**DEFAULTS['train_panda'], 'data_dir': Path('/d')}).folder == Path('/d')
     u = [UltraMnist.check({**DEFAULTS['train_ultramnist'], 'preset': n}) for n in parameters.SETTINGS]
-    assert [x.grid.shape for x in u] == [(4, 4), (4, 4), (10, 10)] and [(x.max_epochs, x.max_seconds) for x in u] == [(s.epochs, s.minutes and 60 * s.minutes) for s in parameters.SETTINGS.values()]
+    assert [x.grid.shape for x in u] == [(8, 8), (4, 4), (10, 10)] and [(x.max_epochs, x.max_seconds) for x in u] == [(s.epochs, s.minutes and 60 * s.minutes) for s in parameters.SETTINGS.values()]
     assert u[0].max_seconds is None   # what a newcomer runs does not depend on a clock
     given = UltraMnist.check({**DEFAULTS['train_ultramnist'], 'minutes': .5, 'epochs': 3})
     assert (given.max_epochs, given.max_seconds) == (3, 30)
