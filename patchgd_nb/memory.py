@@ -10,7 +10,7 @@ __all__ = ['USABLE_SHARE', 'SavedBytes', 'saved_for_backward', 'forward_bytes', 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, prod
 import weakref
 import psutil, torch
 from torch import Tensor, nn
@@ -154,8 +154,9 @@ def _simulate(inner, weights, images, patches, chunk, shape):
         size = n, len(model.normalize.mean), *model.grid.patch_size
         return torch.empty(size, dtype=torch.uint8, device=device)
     z = torch.zeros(images, model.latent_dim, *shape, dtype=model.dtype, device=device)
-    if chunk > patches:   # else the filling needs less than what follows
-        with torch.no_grad(): run(pixels(chunk * images))
+    filled = min(chunk, prod(shape))
+    if filled > patches:   # else the filling needs less than what follows
+        with torch.no_grad(): run(pixels(filled * images))
     cells = torch.zeros(images * patches, 2, dtype=torch.long, device=device)
     scores = run(pixels(images * patches), cells, z)
     labels = torch.zeros(images, dtype=torch.long, device=device)

@@ -143,9 +143,9 @@ class Normalize(nn.Module):
         if x.dtype != torch.bool and torch.iinfo(x.dtype).min < 0:
             raise ValueError(f'pixels of type {x.dtype} have no known range: give uint8 or uint16, '
                              'or floats that are already normalised.')
-        if largest > 255: x = x.to(torch.promote_types(dtype, torch.float32)) / largest   # too large for half precision
-        else: x = x.to(dtype) / largest
-        return (x.to(dtype) - self.mean.view(shape)) / self.std.view(shape)
+        # 65535 is too large for half precision
+        numbers = torch.promote_types(dtype, torch.float32) if largest > 255 else dtype
+        return ((x.to(numbers) / largest).to(dtype) - self.mean.view(shape)) / self.std.view(shape)
 
     def _look_at(self, x):
         "Warn if floats look like pixels that are not normalised yet. Only the first batch is looked at: it costs time."
