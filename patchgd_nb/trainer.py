@@ -213,7 +213,7 @@ class Trainer:
         loss: Callable | None = None,      # of (scores, labels); that of the strategy unless given
         metrics: Callable | None = None,   # torchmetrics', or f(scores, labels) -> dict; those of classes unless given
         best: str | None = None,           # the number that chooses the best checkpoint, 'qwk' or else 'loss'
-        higher_is_better: bool = True,     # whether `best` is to be high; a loss is not
+        higher_is_better: bool | None = None,   # whether `best` is to be high; what the metric says unless given
         clip: float | None = None,         # length that a gradient may have at most
         accumulate_batches: int = 1,       # batches that share an update
         ema: float | None = None,          # decay of a moving average of the weights, which is then what is validated

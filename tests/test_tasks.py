@@ -4,14 +4,16 @@ import torch.nn.functional as F
 from sklearn.datasets import load_digits
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+from torchmetrics import MetricCollection
 from torchmetrics.classification import MultilabelF1Score
+from torchmetrics.regression import MeanAbsoluteError, R2Score
 from patchgd_nb.model import PatchModel
 from patchgd_nb.patches import PatchGrid
 from patchgd_nb.sampler import CoverSampler
 from patchgd_nb.strategy import PatchGD
 from patchgd_nb.trainer import Trainer
 from patchgd_nb.training.callback import Callback
-from patchgd_nb.training.metrics import classification_metrics
+from patchgd_nb.training.metrics import Evaluation, classification_metrics
 
 DIGITS = load_digits()
 IMAGES, TARGET = torch.from_numpy(DIGITS.images).float()[:, None] / 8 - 1, torch.from_numpy(DIGITS.target)
@@ -103,3 +105,14 @@ def test_streams(tmp_path):
     short = go('c', DataLoader(Stream(50), 20))
     assert {r[:2] for r in short.trace.inner} == {(e, b) for e in range(2) for b in range(3)} and short.epoch == 2
     with pytest.raises(ValueError, match='no batch in epoch 1'): go(None, iter([*DataLoader(Stream(50), 20)]))
+
+
+def test_whether_more_is_better_is_known_to_the_metric():
+    "Nobody has to say that an error is to be small; what is said wins."
+    collection = MetricCollection([MeanAbsoluteError(), R2Score()])
+    for metrics in (MeanAbsoluteError(), collection):
+        assert Evaluation(metrics, 'MeanAbsoluteError').score(dict(loss=1., MeanAbsoluteError=3.)) == -3
+    assert Evaluation(collection, 'R2Score').score(dict(loss=1., R2Score=.5)) == .5
+    assert Evaluation(MeanAbsoluteError(), 'MeanAbsoluteError', True).score(dict(loss=1., MeanAbsoluteError=3.)) == 3
+    assert Evaluation().score(dict(loss=1., qwk=.5)) == .5 and Evaluation().score(dict(loss=1.)) == -1
+    assert Evaluation(lambda scores, labels: dict(mine=1.), 'mine').score(dict(loss=1., mine=2.)) == 2

@@ -81,8 +81,11 @@ class Evaluation:
     def __init__(self,
         metrics: Callable | None = None,  # see `measured_numbers`; those of classes unless given
         best: str | None = None,          # name of the number that chooses; 'qwk' unless given, or else 'loss'
-        higher_is_better: bool = True,    # of that number; a loss is better if it is lower
-    ): self.metrics, self.best, self.higher_is_better = metrics, best, higher_is_better
+        higher_is_better: bool | None = None,   # of that number; what the metric says unless given
+    ):
+        named = dict(metrics.items()) if isinstance(metrics, MetricCollection) else {type(metrics).__name__: metrics}
+        if higher_is_better is None: higher_is_better = getattr(named.get(best), 'higher_is_better', None)
+        self.metrics, self.best, self.higher_is_better = metrics, best, higher_is_better is not False
 
     def measure(self,
         scores: torch.Tensor,    # (N, ...) on the CPU
