@@ -333,14 +333,16 @@ class Setting(NamedTuple):
     backbone: str            # name of a timm model, or 'strokes', see `stroke_backbone`
     latent_dim: int          # length of a latent
     head: str                # see `make_head`, or 'digit_sums', see `DigitSumHead`
+    fraction: float          # share of an image's patches with light that carry gradient in one inner iteration
+    lr: float                # highest learning rate
     epochs: int              # passes over the training images, at most
     minutes: float | None    # training time, at most; None: the epochs decide
     drawn: bool = False      # whether training images are drawn when they are asked for, new ones in every pass
 
 SETTINGS = {
-    'small':      Setting(256, 32, 9, 4000, 1000, 'strokes', 64, 'digit_sums', 12, None, drawn=True),
-    'paper_512':  Setting(512, 128, 9, 20000, 4000, 'resnet50', 256, 'original', 100, 600),
-    'paper_4000': Setting(4000, 400, 27, 28000, 4000, 'resnet50', 256, 'original', 100, 1200)}
+    'small':      Setting(256, 32, 9, 4000, 1000, 'strokes', 64, 'digit_sums', 1., 1.5e-3, 16, None, drawn=True),
+    'paper_512':  Setting(512, 128, 9, 20000, 4000, 'resnet50', 256, 'original', 1/2, 1e-3, 100, 600),
+    'paper_4000': Setting(4000, 400, 27, 28000, 4000, 'resnet50', 256, 'original', 1/2, 1e-3, 100, 1200)}
 
 PresetName = _one_of(*SETTINGS)
 
@@ -349,7 +351,15 @@ class UltraMnist(Images):
     "Parameters of `train_ultramnist`."
     preset: PresetName
     mnist: OptionalPath
-    epochs: OptionalPositiveInt
+
+    @model_validator(mode='before')
+    @classmethod
+    def _of_the_preset(cls, values):
+        "What is None has the value of the preset."
+        preset = values.get('preset')
+        own = SETTINGS[preset if preset in list(SETTINGS) else 'small']._asdict()   # an unknown one is refused later
+        unset = {n: own[n] for n in ('fraction', 'lr', 'epochs', 'minutes') if n in values and values[n] is None}
+        return {**values, **unset}
 
     @model_validator(mode='after')
     def _check_together(self):
@@ -362,17 +372,6 @@ class UltraMnist(Images):
     def setting(self) -> Setting:
         "The values of the preset."
         return SETTINGS[self.preset]
-
-    @property
-    def max_epochs(self) -> int:
-        "Passes over the training images; the preset's unless `epochs` is given."
-        return self.epochs or self.setting.epochs
-
-    @property
-    def max_seconds(self) -> float | None:
-        "Training time in seconds, at most; the preset's unless `minutes` is given. None: the epochs decide."
-        minutes = self.minutes or self.setting.minutes
-        return None if minutes is None else 60 * minutes
 
     @property
     def grid_arguments(self) -> tuple[int, int]:
