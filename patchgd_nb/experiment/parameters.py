@@ -173,13 +173,6 @@ class Experiment(ParameterRecord):
     seed: NonNegativeInt
     resume: Boolean
 
-    @model_validator(mode='after')
-    def _check_strategy(self):
-        if self.inner_steps is not None and self.strategy in ('exact', 'whole'):
-            raise ValueError(f'inner_steps={self.inner_steps} is for the strategies patchgd and carry, but '
-                             f'strategy={self.strategy!r} has one step per batch: leave inner_steps at None.')
-        return self
-
     @property
     def is_synthetic(self) -> bool:
         "Whether the data are generated, for want of a `data_dir` to read them from."
