@@ -227,6 +227,184 @@ def test_steps_written_blind_are_named(name):
     if name != 'head per part': assert 'sampled' not in said, report   # no false trail
 
 
+# ---- more of them: what a first doctor overlooked, or took for a fault
+
+def cut(images): return images.unfold(2, 12, 12).unfold(3, 12, 12).permute(0, 2, 3, 1, 4, 5).flatten(1, 2)   # (B, 16, 3, 12, 12), by hand
+def embed(model, patches): return model.backbone(model.normalize(patches))
+
+def two_ranks(model, images, labels, optimizer, head=1.):
+    "Gradients of two shards put aside, cleared, averaged and given back; `head`: averaged once more."
+    total = {p: torch.zeros_like(p) for p in model.parameters()}
+    for r in range(2):
+        optimizer.zero_grad()
+        F.cross_entropy(model(images[r::2]), labels[r::2]).backward()
+        for p in total: total[p] += p.grad / 2
+    for p in total: p.grad = total[p]
+    for p in model.head.parameters(): p.grad *= head
+    optimizer.step()
+
+def by_closure(model, images, labels, optimizer):
+    def closure():
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(images), labels)
+        loss.backward()
+        return loss
+    assert optimizer.step(closure) > 0
+
+def zeros_of_the_usual_format(model, images, labels, optimizer):
+    optimizer.zero_grad()
+    z = torch.zeros(len(images), 16, 6)
+    for k in range(16): z[:, k] = embed(model, cut(images)[:, k])
+    F.cross_entropy(read(model, z), labels).backward()
+    optimizer.step()
+
+def clipped_once(model, images, labels, optimizer):
+    optimizer.zero_grad()
+    F.cross_entropy(model(images), labels).backward()
+    nn.utils.clip_grad_norm_(model.parameters(), .01)
+    optimizer.step()
+
+@pytest.mark.parametrize('step', [two_ranks, by_closure, zeros_of_the_usual_format])
+def test_more_right_steps_raise_no_alarm(step):
+    report = check_gradients(step, *still_case())
+    assert report.ok and not report.notes and torch.get_default_dtype() == torch.float32, report
+
+def test_a_clipped_full_gradient_is_a_note():
+    report = check_gradients(clipped_once, *still_case())
+    assert report.ok and 'clipped?' in report.notes[0], report
+
+def test_equal_patches_may_have_different_masks():
+    "White patches cannot be told apart by what goes into dropout."
+    model, images, labels = case(.3)
+    images[:, :, :24] = 255
+    for step in (ExactPatchGD(3).step, checkpointed):
+        report = check_gradients(step, model, images, labels)
+        assert report.ok, report
+
+def test_a_step_that_insists_on_a_format_is_told_why():
+    def step(model, images, labels, optimizer): model.backbone(cut(images)[:, 0].float())
+    with pytest.raises(RuntimeError, match=r'does not run in torch.float64.*give its tensors the dtype of the model'): check_gradients(step, *still_case())
+    assert torch.get_default_dtype() == torch.float32
+    with pytest.raises(RuntimeError, match='^mine$'): check_gradients(lambda *a: (_ for _ in ()).throw(RuntimeError('mine')), *still_case())
+
+def caching(model, images, labels, optimizer, chunk=4, stride=None, slope=lambda g: g, fill='train', kept=None, last=16):
+    "Gradient caching by hand. `slope`: dL/dZ (B, 16, D) as the second pass reads it; `kept`: Z of earlier batches."
+    optimizer.zero_grad()
+    x = cut(images)
+    model.train(fill == 'train')
+    with torch.no_grad(): z = torch.stack([embed(model, patches) for patches in x])
+    model.train()
+    if kept is not None: z = kept.setdefault(x.shape, z).clone()
+    F.cross_entropy(read(model, z.requires_grad_()), labels).backward()
+    grad = slope(z.grad)
+    for b in range(len(x)):
+        for i in range(0, last, stride or chunk): embed(model, x[b, i:i + chunk]).backward(grad[b, i:i + chunk])
+    optimizer.step()
+
+def set_not_added(model, images, labels, optimizer):
+    optimizer.zero_grad()
+    z = model.encode(cut(images))
+    parameters = list(model.parameters())
+    for j, (y, s) in enumerate(zip(labels, read(model, z))):
+        for p, g in zip(parameters, torch.autograd.grad(F.cross_entropy(s, y) / len(labels), parameters, retain_graph=True)):
+            if j == 0 or p.ndim < 4: p.grad = g if p.grad is None else p.grad + g
+            else: p.grad = g
+    optimizer.step()
+
+def unequal_parts(model, images, labels, optimizer):
+    optimizer.zero_grad()
+    for x, y in zip(images.split(4), labels.split(4)): (F.cross_entropy(model(x), y) / 2).backward()
+    optimizer.step()
+
+def columns_first(model, images, labels, optimizer):
+    optimizer.zero_grad()
+    F.cross_entropy(model.head(model.encode(cut(images)).transpose(1, 2).unflatten(2, GRID.shape).mT), labels).backward()
+    optimizer.step()
+
+def sampling(model, images, labels, optimizer, factor=1., cells=range(16), order=lambda i: i, scores=lambda s: s, shift=0):
+    "Four patches of each image, by hand; `order`: in which their latents are written."
+    optimizer.zero_grad()
+    x = cut(images)
+    with torch.no_grad(): z = torch.stack([embed(model, patches) for patches in x])
+    i = torch.tensor(cells)[torch.rand(len(x), len(cells)).argsort(1)[:, :4]]
+    rows = torch.arange(len(x))[:, None].expand_as(i)
+    z = z.index_put((rows, order(i)), embed(model, x[rows, i].flatten(0, 1)).unflatten(0, i.shape))
+    (F.cross_entropy(scores(read(model, z)), labels.roll(shift)) * factor).backward()
+    optimizer.step()
+
+BY_PATCHES = {
+    'transposed': (partial(caching, slope=lambda g: g.unflatten(1, GRID.shape).transpose(1, 2).flatten(1, 2)), ['72 of 96 patches get the gradient of another cell, or image']),
+    'last chunk dropped': (partial(caching, chunk=5, last=15), ['6 of 96 patches get no gradient (numbers 15, 31, 47']),
+    'overlapping': (partial(caching, chunk=5, stride=4), ['18 of 96 patches count 2 times']),
+    'rounded': (partial(caching, slope=lambda g: g.bfloat16().double()), ['96 of 96 patches get the gradient of something else', 'rounded']),
+    'Z kept': (partial(caching, kept={}), ['right for the first batch only']),
+    'set, not added': (set_not_added, ['every latent gets its right gradient', 'is p.grad set']),
+    'unequal parts': (unequal_parts, ['images count unequally in the loss: 0.75, 0.75, 0.75, 0.75, 1.5, 1.5 times']),
+    'other labels': (partial(part_by_part, shift=1), ['the loss raises other scores than those of the labels, in 6 of 6 images']),
+    'softmax twice': (softmax_twice, ['the scores get another gradient', 'a softmax too many']),
+    'columns first': (columns_first, ['the head reads another Z, in 6 of 6 images: its numbers are right, but in other cells']),
+    'flipped': (partial(two_passes, second=lambda x: x.flip(-1)), ['96 patches that get a gradient are none of this batch']),
+    'averaged twice': (partial(two_ranks, head=.5), ['head is 0.5 (1/2) times']),
+}
+
+@pytest.mark.parametrize('name', BY_PATCHES)
+def test_the_patches_are_named(name):
+    step, words = BY_PATCHES[name]
+    report = check_gradients(step, *still_case())
+    said = ' '.join(report.faults)
+    assert not report.ok and all(w in said for w in words) and 'cleared' not in said, report
+
+SAMPLED = {
+    'a softmax too many': (dict(scores=lambda s: s.softmax(1)), 'a softmax too many'),
+    'labels shifted': (dict(shift=1), 'the loss raises other scores than those of the labels'),
+    'written in another order': (dict(order=lambda i: i.flip(1)), 'the head reads another Z'),
+    'the border never': (dict(cells=[k for k in range(16) if k % 4 < 3 and k < 12]), '42 of 96 patches never get a gradient in 32 calls'),
+}
+
+@pytest.mark.parametrize('name', SAMPLED)
+def test_sampled_steps_written_blind_are_named(name):
+    torch.manual_seed(0)
+    options, words = SAMPLED[name]
+    report = check_gradients(partial(sampling, **options), *still_case(), expect='sampled')
+    assert any(words in f for f in report.faults), report
+
+def test_sampled_steps_that_are_right_or_weighted():
+    torch.manual_seed(0)
+    report = check_gradients(sampling, *still_case(), expect='sampled')
+    assert report.ok and len(report.notes) == 1, report
+    report = check_gradients(partial(sampling, factor=4.), *still_case(), expect='sampled')
+    assert report.ok and 'each loss counts 4 times' in report.notes[1], report
+    report = check_gradients(partial(sampling, cells=[*range(16), *range(4), *range(4), *range(4)]), *still_case(), expect='sampled')
+    assert any('a sampler' in n or 'the sampler' in n for n in report.notes), report
+
+def passes_that_differ(): return [(case(.3), 'dropout is off in the pass without gradient'), (case(), 'the two passes see different latents')]
+
+@pytest.mark.parametrize('i', [0, 1])
+def test_two_passes_in_different_modes(i):
+    "Gradient caching whose first pass is in evaluation mode; a pass that the gradient does not depend on is none of our business."
+    (model, images, labels), words = passes_that_differ()[i]
+    if not i: model.backbone[1] = nn.Identity()
+    report = check_gradients(partial(caching, fill='eval'), model, images, labels)
+    assert any(words in f for f in report.faults), report
+    def measured(model, images, labels, optimizer):
+        with torch.no_grad(): model.eval()(images)
+        model.train()
+        GradientDescent().step(model, images, labels, optimizer)
+    report = check_gradients(measured, model, images, labels)
+    assert report.ok, report
+
+def test_a_checkpoint_that_draws_new_masks():
+    def step(model, images, labels, optimizer):
+        optimizer.zero_grad()
+        z = torch.stack([checkpoint(model.encode, x, use_reentrant=False, preserve_rng_state=False) for x in cut(images)])
+        F.cross_entropy(read(model, z), labels).backward()
+        optimizer.step()
+    model, images, labels = case(.3)
+    model.backbone[1] = nn.Identity()
+    report = check_gradients(step, model, images, labels)
+    assert ['dropout masks differ' in f for f in report.faults] == [True], report
+
+
 # ---- `patchgd doctor --gradients RUN`
 
 def leave_a_run(folder, kind, notebook, strategy, model=None, **changes):

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 import torch
 from torch import nn
+import torch.nn.functional as F
+from .patch_trail import Trail, follow
 
 # %% ../../nbs/experiment/step_recorder.ipynb #5e1c0a06
 def _agree(a, b) -> bool: return float((a - b).norm()) <= 1e-6 * float(b.norm()) + 1e-30
@@ -42,8 +44,15 @@ class RecordingOptimizer(torch.optim.Optimizer):
         self._held[name] = p.grad.detach().clone()
         self.unused.add(name)
 
-    def step(self, closure=None) -> None:
-        "Add up the gradients that it finds."
+    @property
+    def lost(self) -> set[str]:
+        "Names of parameters whose gradients were cleared; where they were put aside and given back, nothing is lost."
+        def back(n): return float(F.cosine_similarity(self.total[n].flatten(), self.made[n].flatten(), 0)) > 1 - 1e-6
+        return {n for n in self.cleared if n not in self.total or not back(n)}
+
+    def step(self, closure=None):
+        "Add up the gradients that it finds, or that the closure makes, whose loss it returns."
+        with torch.enable_grad(): loss = closure and closure()
         self.steps += 1
         for p, name in self.names.items():
             grad = torch.zeros_like(p) if p.grad is None else p.grad.detach().clone()
@@ -51,6 +60,7 @@ class RecordingOptimizer(torch.optim.Optimizer):
                 (self.altered if grad.any() else self.cleared).add(name)
             if p.grad is not None: self.total[name] = self.total.get(name, 0) + grad
         self.unused.clear()
+        return loss
 
 # %% ../../nbs/experiment/step_recorder.ipynb #5e1c0a11
 @dataclass
@@ -60,6 +70,7 @@ class StepRecord:
     scored: list[int] = field(default_factory=list)   # images in each call of the head that keeps a graph
     moved: bool = False                               # the step changed weights by itself
     training: bool = True                             # the model is in training mode afterwards
+    trails: dict[str, Trail] = field(default_factory=dict)   # of backbone and head
 
 def record_step(
     step: Callable,    # step(model, images, labels, optimizer)
@@ -74,8 +85,16 @@ def record_step(
         if torch.is_tensor(out) and out.requires_grad: record.scored.append(len(out))
     counter = getattr(net, 'head', net).register_forward_hook(count)
     before = [p.detach().clone() for p in net.parameters()]
-    try: step(net, images, labels, record.recorder, **kwargs)
+    usual, dtype = torch.get_default_dtype(), before[0].dtype
+    torch.set_default_dtype(dtype)
+    try:
+        with follow(net) as record.trails: step(net, images, labels, record.recorder, **kwargs)
+    except RuntimeError as e:
+        if 'double' not in str(e).lower(): raise
+        raise RuntimeError(f'the step does not run in {dtype}, in which gradients are compared ({e}): '
+                           'give its tensors the dtype of the model, next(model.parameters()).dtype.') from e
     finally:
+        torch.set_default_dtype(usual)
         record.recorder.close()
         counter.remove()
     record.moved = any(not torch.equal(a, b) for a, b in zip(before, net.parameters()))
@@ -103,8 +122,8 @@ def explain_record(
     if record.scored and r.steps > max(1, len(record.scored)):
         out.append(f'the optimizer steps {r.steps} times, but the loss is computed {len(record.scored)} times: '
                    'later steps use gradients of weights that have moved since.')
-    if r.cleared:
-        out.append(f'gradients of {len(r.cleared)} parameters are cleared (zero_grad) before a step has used them: '
+    if r.lost:
+        out.append(f'gradients of {len(r.lost)} parameters are cleared (zero_grad) before a step has used them: '
                    'only those of the last backward passes count.')
     return out
 
