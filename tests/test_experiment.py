@@ -267,7 +267,7 @@ def test_a_memory_budget_sets_the_batch():
     from patchgd_nb.model import PatchModel
     p = Panda.check({**DEFAULTS['train_panda'], 'memory_budget': '1GB'})
     model = PatchModel('test_resnet', p.grid, 6, 64, 'smaller')
-    assert p.batch_size_for(model) == plan(model, budget='1GB', fraction=1/8).batch != p.batch_size
+    assert p.batch_size_for(model) == plan(model, budget='1GB', fraction=p.fraction).batch != p.batch_size
     assert Panda.check(DEFAULTS['train_panda']).batch_size_for(model) == p.batch_size
     with pytest.raises(ValueError, match="memory_budget='much' is not an amount of memory"): Panda.check({**DEFAULTS['train_panda'], 'memory_budget': 'much'})
 
@@ -281,7 +281,8 @@ def test_strategy_and_optimizer_by_name(tmp_path, name):
     assert made['carry'].bank.folder == tmp_path / 'patchgd/z'
     for s in ('patchgd', 'carry'):
         given = record(strategy=s, fraction=.25, accumulate=3, inner_steps=7).make_strategy()
-        assert (given.sampler.fraction, given.accumulate, given.inner_steps) == (.25, 3, 7) and made[s].inner_steps is None
+        assert (given.sampler.fraction, given.accumulate, given.inner_steps) == (.25, 3, 7)
+        assert record(strategy=s, inner_steps=None).make_strategy().inner_steps is None
     assert [record(optimizer=o).optimizer_class.__name__ for o in ('adamw', 'adam', 'sgd')] == ['AdamW', 'Adam', 'SGD']
 
 
