@@ -124,7 +124,7 @@ def test_a_checkpoint_notes_its_images_and_how_they_were_read(place, tmp_path):
     assert len({mark for use in noted.values() for _, mark in use}) == 12
     trained(tmp_path, MODELS['arguments'](), DataLoader(Subset(list(zip(*tensors()[0])), [2, 1])))   # a data set of one's own
     found = find_checkpoint(tmp_path)
-    assert found.config['description']['images'] is None and json.loads((found.folder / 'images.json').read_text()) == dict(train=None, valid=None)
+    assert found.config['description']['images'] is None and json.loads((found.folder / 'images.json').read_text()) == dict(train=None, valid=[])
 
 
 # --- predictions
@@ -241,8 +241,12 @@ def test_killed_at_random_moments_it_ends_with_the_same_results(place, tmp_path)
     (folder / 's004_bad.tiff').write_bytes(b'II*')
     out, rng = tmp_path / 'killed', random.Random(3)
     def work(): predict(top / 'run', folder, out, orientations=True, workers=2, progress=False)
+    def slow_work():
+        append = ResultTable.append
+        ResultTable.append = lambda self, *cells: (append(self, *cells), time.sleep(.05))   # in this process only
+        work()
     for rows in (1, 4, 8):
-        child = multiprocessing.get_context('fork').Process(target=work)
+        child = multiprocessing.get_context('fork').Process(target=slow_work)
         child.start()
         deadline = time.time() + 60
         while child.is_alive() and time.time() < deadline and not (out.joinpath('predictions.csv').exists() and (out / 'predictions.csv').read_bytes().count(b'\n') > rows): time.sleep(.002)
@@ -283,7 +287,7 @@ def test_memory_does_not_grow_over_a_thousand_images(place, tmp_path): check_fla
 
 def test_images_of_the_run_are_refused_under_any_name(place, tmp_path):
     top, _ = place
-    with pytest.raises(ValueError, match='12 of 12 images .* took part .* in its training'): evaluate(top / 'run', top / 'slides/table.csv')
+    with pytest.raises(ValueError, match='12 of 12 images .* took part in the run, .* in its training'): evaluate(top / 'run', top / 'slides/table.csv')
     folder = shutil.copytree(top / 'others', tmp_path / 'in')
     shutil.copy(top / 'slides/s009.tiff', folder / 's005.tiff')
     rows = read(folder / 'table.csv').assign(image_id=[f'new{i}' for i in range(6)])

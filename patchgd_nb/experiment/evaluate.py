@@ -111,27 +111,25 @@ def evaluate(
     out: str | Path | None = None,     # folder for the results; RUN/evaluation/<name of the table> unless given
     label: str | None = None,          # column of the labels; label, isup_grade, digit_sum or class unless given
     patient: str | None = None,        # column of the patients; patient or patient_id, if there is one, unless given
-    metrics: Callable | None = None,   # of (scores, labels), as a Trainer takes them; `held_out_metrics` unless given
     resamples: int = 1000,             # draws of the bootstrap
     seed: int = 0,                     # of the draws
-    **options: Any,                    # of `predict`: data_dir, best, model, reading, orientations, workers, device
+    data_dir: str | Path | None = None,   # where the table's paths begin; the table's folder unless given
+    orientations: bool = False,        # mean probabilities over the eight orientations: eight times the work
+    **options: Any,                    # metrics=, as a Trainer takes them; others go to `predict`: model=, reading=
 ) -> dict[str, Any]:                   # what is in evaluation.json
     "Measure a run on labelled images that took no part in it; ValueError if some did."
-    table, checkpoint = Path(table), find_checkpoint(run, options.get('best', True))
-    rows, top = list_images(table, data_dir=options.get('data_dir'))
+    table, metrics = Path(table), options.pop('metrics', None)
+    checkpoint = find_checkpoint(run, options.get('best', True))
+    rows, top = list_images(table, data_dir=data_dir)
     if not (column := _column(rows, label, LABELS, table)):
         raise ValueError(f"{table} has no column of labels, {', '.join(LABELS)}: name it as label=.")
-    seen, remarks = images_seen(checkpoint, rows.image_id.tolist(), [top / p for p in rows.path])
-    if seen:
-        first, use = next(iter(seen.items()))
-        raise ValueError(f'{len(seen)} of {len(rows)} images of {table} took part in {run}, {first!r} in its {use}: '
-                         'remove their rows, for a model is not measured on what made it.')
-    for remark in remarks: warn(f'{remark}.')
+    remarks = _check_untouched(checkpoint, rows, top, table)
     described = (checkpoint.config.get('description') or {}).get('model') or {}
     n_classes = checkpoint.config['classes']
     rows['number'] = class_numbers(rows[column].tolist(), n_classes, described.get('class_names'), table)
     out = Path(out or Path(run, 'evaluation', table.stem))
-    predictions = pd.read_csv(predict(run, table, out, **dict(maps=False) | options), dtype=dict(image_id=str))
+    predicted = predict(run, table, out, orientations, data_dir=data_dir, **dict(maps=False) | options)
+    predictions = pd.read_csv(predicted, dtype=dict(image_id=str))
     rows = rows.merge(predictions, on='image_id', suffixes=('', '_predicted'))
     if not len(rows): raise ValueError(f"none of the images of {table} can be read: {out / 'problems.csv'} says why.")
     scores = torch.tensor(rows[[f'p_{k}' for k in range(n_classes)]].to_numpy()).clamp(min=1e-12).log()
@@ -150,6 +148,16 @@ def evaluate(
 def _measured_on(n, table, remarks):
     if remarks: return f"{n} images of {table}; {'; '.join(remarks)}"
     return f'{n} images of {table}, none of which took part in training or validation'
+
+def _check_untouched(checkpoint, rows, top, table):
+    "Refuse images that took part in the run; remarks on those of which it is not known."
+    seen, remarks = images_seen(checkpoint, rows.image_id.tolist(), [top / p for p in rows.path])
+    if seen:
+        name, use = next(iter(seen.items()))
+        raise ValueError(f'{len(seen)} of {len(rows)} images of {table} took part in the run, {name!r} in its {use}: '
+                         'remove their rows, for a model is not measured on what made it.')
+    for remark in remarks: warn(f'{remark}.')
+    return remarks
 
 def _plain(number): return float(number) if np.isfinite(number) else None
 

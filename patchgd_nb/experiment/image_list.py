@@ -26,7 +26,8 @@ def find_files(
     leave_out: str | Path | None = None,    # a folder inside that is not looked into
 ) -> list[Path]:                            # in alphabetical order, as paths below `folder`
     "The files in a folder that may be images."
-    folder, found, seen = Path(folder), [], set()
+    folder, found = Path(folder), []
+    seen = {folder.resolve()}
     left_out = None if leave_out is None else Path(leave_out).resolve()
     for place, folders, files in os.walk(folder, followlinks=True):
         companions, inside = _companions(files), []

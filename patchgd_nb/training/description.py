@@ -38,7 +38,7 @@ def describe_images(
     return None
 
 # %% ../../nbs/training/description.ipynb #d620e6dd
-PIECES, PIECE = 16, 2**14   # of a file, and bytes of each
+PIECES, PIECE = 4, 2**14   # of a file, and bytes of each: more would take long on slow disks
 
 def fingerprint(
     path: str | Path,   # a file
@@ -74,7 +74,7 @@ def images_taking_part(
     **loaders: Any,   # by what they are for: `train`, `valid`
 ) -> dict[str, list[list[str | None]] | None]:   # name and fingerprint of each image; None where they are not known
     "The images of a run."
-    files = {use: None if batches is None else _named_files(dataset_of(batches)) for use, batches in loaders.items()}
+    files = {use: [] if batches is None else _named_files(dataset_of(batches)) for use, batches in loaders.items()}
     return {use: found and [[name, mark] for (name, _), mark in zip(found, fingerprints([p for _, p in found]))]
             for use, found in files.items()}
 
