@@ -10,7 +10,7 @@ from patchgd_nb.datasets.digit_sums import DigitSumHead, stroke_backbone
 from patchgd_nb.datasets.ultramnist import UltraMNIST
 from patchgd_nb.experiment.evaluate import evaluate
 from patchgd_nb.experiment.predict import predict
-from patchgd_nb.experiment.rebuild import find_checkpoint, load_model
+from patchgd_nb.experiment.rebuild import find_checkpoint, load_model, rebuild
 from patchgd_nb.experiment.result_table import ResultTable
 from patchgd_nb.experiment.run_gradients import read_run, rebuild_model
 from patchgd_nb.images.readers import write_pyramid
@@ -20,6 +20,7 @@ from patchgd_nb.patches import PatchGrid
 from patchgd_nb.sampler import CoverSampler
 from patchgd_nb.strategy import GradientDescent, PatchGD
 from patchgd_nb.trainer import Trainer
+from patchgd_nb.training.checkpoint import Checkpoint, model_config
 
 TOP = Path(__file__).resolve().parent
 
@@ -111,6 +112,14 @@ def test_the_doctor_makes_the_model_by_its_description(tmp_path):
     trained(tmp_path, MODELS['arguments'](), tensors())
     model = rebuild_model(*read_run(tmp_path))
     assert model.backbone.made_as['drop_path_rate'] == .1 and model.class_names == ['no', 'yes']
+
+
+@pytest.mark.parametrize('change', [dict(backbone=dict(name='hf-hub:a/b', arguments={})), dict(backbone=dict(name='test_resnet', arguments=dict(checkpoint_path='/x.pth'))), dict(backbone=[1]), dict(backbone=dict(name='absent', arguments={})), dict(grid=dict(image_size=[64])), dict(head=dict(name='huge', arguments={})), dict(mean='x'), dict(n_classes=None)], ids=str)
+def test_a_description_from_anybody_ends_in_a_sentence(change):
+    model = MODELS['arguments']()
+    made = dict(model_config(model), description=dict(model=json.loads(json.dumps(model.describe())) | change))
+    with pytest.raises(ValueError, match='describes no model') as e: rebuild(Checkpoint(Path('run'), made, None, dict(model=model.state_dict())))
+    assert '\n' not in str(e.value) and str(e.value).endswith('.')
 
 
 # --- which images took part
