@@ -70,6 +70,7 @@ class SlideDataset(torch.utils.data.Dataset):
         self.grid, self.augment, self.blank, self.bad_images = grid, augment, blank, BadImageLog(on_bad, bad_list)
         self.lazy = max(grid.image_size) > LAZY_ABOVE if lazy is None else lazy
         self.canvas_options = dict(size=grid.image_size[0], um_per_pixel=um_per_pixel, background=background)
+        self.options = dict(um_per_pixel=um_per_pixel, background=background, blank=blank, lazy=lazy)
         with ThreadPoolExecutor() as pool:
             results = pool.map(self._open, rows.path)
             opened = list(tqdm(results, total=len(rows), desc='opening images', disable=not progress))
@@ -86,6 +87,10 @@ class SlideDataset(torch.utils.data.Dataset):
         except (ValueError, OSError) as e: return e
 
     def __len__(self) -> int: return len(self.rows)
+
+    def describe(self) -> dict:
+        "How images are read, as a checkpoint notes it: prediction then reads the same pixels."
+        return dict(kind='slides', **self.options)
 
     def pixels(self,
         i: int,       # number of the image
