@@ -217,7 +217,8 @@ def read_ultramnist(
 
 def _is_held_out(rows):
     "Every sixth image of each sum, in the order of a hash of the names: the same ones whatever the order of the rows."
-    keys = [(digit_sum, crc32(name.encode()), i) for i, (name, digit_sum) in enumerate(zip(rows.image_id, rows.digit_sum))]
+    cells = enumerate(zip(rows.digit_sum, rows.image_id))
+    keys = [(digit_sum, crc32(name.encode(errors='replace')), i) for i, (digit_sum, name) in cells]
     held_out = np.zeros(len(rows), bool)
     held_out[[i for *_, i in sorted(keys)[::6]]] = True
     return held_out
@@ -236,7 +237,7 @@ def _row_problem(where, name, digit_sum, is_repeated, files):
 def _read_pixels(path, height, width):
     "The pixels of a file, (height, width) uint8; a ValueError if it is broken or has another size."
     try:
-        if not os.path.isfile(path): raise FileNotFoundError('there is no such file')   # of a pipe the reading never ends
+        if not os.path.isfile(path): raise FileNotFoundError('there is no such file')   # reading a pipe never ends
         with Image.open(path, formats=['PNG', 'JPEG']) as picture:
             size = picture.size   # known before anything is decoded
             if size == (width, height): return np.array(picture.convert('L'))

@@ -188,7 +188,8 @@ def prepare_tcga(
     check_counts(folds=folds, workers=workers)
     table, slides = read_table(labels, ['id', 'label']), Path(slides)
     if len(repeated := table.id[table.id.duplicated()]):
-        raise ValueError(f'{labels}, line {repeated.index[0]}: {repeated.iloc[0]} has a label already: keep one row per id.')
+        raise ValueError(f'{labels}, line {repeated.index[0]}: {repeated.iloc[0]} has a label already: '
+                         'keep one row per id.')
     label_of, used, rows = dict(zip(table.id, table.label)), set(), []
     for path in sorted(walk_files(slides)):
         if path.suffix.lower() not in SLIDE_SUFFIXES: continue

@@ -120,8 +120,8 @@ class SlideDataset(torch.utils.data.Dataset):
         try:
             canvas = Canvas(open_image(path), **self.canvas_options)
             return canvas, content_share(canvas, self.grid, self.blank)
-        except FileNotFoundError as e: return FileNotFoundError(str(e))
-        except (ValueError, OSError) as e: return ValueError(str(e))   # without the frames and files that `e` holds on to
+        except FileNotFoundError as e: return FileNotFoundError(str(e))   # without what the error holds on to
+        except (ValueError, OSError) as e: return ValueError(str(e))
 
     def __len__(self) -> int: return len(self.rows)
 

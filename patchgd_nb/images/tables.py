@@ -18,26 +18,30 @@ from ..base.untrusted import BAD_IN_A_ROW, BadStreak, error_text, is_one_line
 # %% ../../nbs/images/tables.ipynb #2e3c54b2
 class _BadList:
     "A list of bad images, as far as this process has read it."
-    def __init__(self, path): self.path, self.names, self.read_of, self.streak = path, set(), (None, 0), BadStreak()
+    def __init__(self, path):
+        self.path, self.streak = path, BadStreak()
+        self.forget()
+
+    def forget(self): self.names, self.inode, self.offset, self.end = set(), None, 0, b''
 
     def update(self):
         "Read what was appended since the last time; all of it where the file is another one."
         try: status = os.stat(self.path)
-        except FileNotFoundError: status = None
-        if status and not S_ISREG(status.st_mode):
+        except FileNotFoundError: return self.forget()
+        if not S_ISREG(status.st_mode):
             raise ValueError(f'{self.path} is not a list of images but a folder or a pipe: move it away.')
-        inode, offset = self.read_of
-        if not status or status.st_ino != inode or status.st_size < offset: self.names, offset = set(), 0
-        if status and status.st_size > offset:
-            with open(self.path, 'rb') as f:
-                f.seek(offset)
-                data = f.read()
-            data = data[:data.rfind(b'\n') + 1]   # a line that is being written is read the next time
-            try: self.names |= {row[0] for row in csv.reader(io.StringIO(data.decode(errors='replace'), '')) if row}
-            except csv.Error as e:
-                raise ValueError(f'{self.path} is not a list of images ({error_text(e)}): move it away.') from e
-            offset += len(data)
-        self.read_of = status and status.st_ino, offset
+        if (status.st_ino, status.st_size) == (self.inode, self.offset): return
+        with open(self.path, 'rb') as f:
+            f.seek(max(self.offset - len(self.end), 0))
+            if f.read(len(self.end)) != self.end or status.st_ino != self.inode:
+                self.forget()
+                f.seek(0)
+            data = f.read()
+        data = data[:data.rfind(b'\n') + 1]   # a line that is being written is read the next time
+        try: self.names |= {row[0] for row in csv.reader(io.StringIO(data.decode(errors='replace'), '')) if row}
+        except csv.Error as e:
+            raise ValueError(f'{self.path} is not a list of images ({error_text(e)}): move it away.') from e
+        self.inode, self.offset, self.end = status.st_ino, self.offset + len(data), (self.end + data)[-64:]
 
     def append(self, reasons):
         "Add images with their reasons in one write: processes do not cut into each other's lines."
@@ -45,7 +49,7 @@ class _BadList:
         text = io.StringIO()
         csv.writer(text, lineterminator='\n').writerows(reasons.items())
         with open(self.path, 'ab') as f:
-            is_cut_off = f.tell() > self.read_of[1]   # a line without an end, of a process that was killed
+            is_cut_off = f.tell() > self.offset   # a line without an end, of a process that was killed
             f.write(b'\n' * is_cut_off + text.getvalue().encode(errors='replace'))
         self.names |= reasons.keys()
 

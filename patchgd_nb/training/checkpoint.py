@@ -75,7 +75,7 @@ def _check_manifest(manifest):
     if type(manifest['made']) is not dict or type(manifest['files']) is not dict or not (score is None or is_number):
         raise ValueError('manifest.json holds something else than we write')
     for name in manifest['files']:
-        if not is_plain_name(name): raise ValueError(f'manifest.json names {name[:60]!r}, which is no file of this folder')
+        if not is_plain_name(name): raise ValueError(f'manifest.json names {name[:60]!r}, no file of this folder')
 
 def _read_file(path):
     "The content of a file or of a link to one; of a pipe or a device the reading may never end."

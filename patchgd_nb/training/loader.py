@@ -132,7 +132,7 @@ class Loader(torch.utils.data.DataLoader):
         return self._raise_errors(batches, sampler.batches)
 
     def _raise_errors(self, batches, items):
-        "The same batches; errors that workers report, or die of, are raised here, and too many batches without an image."
+        "The same batches; errors that workers report or die of are raised here, and too many images that are bad."
         try:
             for i, batch in enumerate(batches):
                 if isinstance(batch, Exception): raise batch
