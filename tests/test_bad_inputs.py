@@ -1,5 +1,5 @@
 "Tables, folders, lists and checkpoints that somebody else made, or that change while they are read: one sentence, or read right."
-import csv, io, json, os, signal, time, unicodedata
+import csv, io, json, os, signal, sys, time, unicodedata
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 import numpy as np, pandas as pd, pytest, torch
@@ -13,7 +13,7 @@ from patchgd_nb.datasets.digits import read_idx
 from patchgd_nb.datasets.har import make_signals
 from patchgd_nb.datasets.panda import cut_regions, make_mini_panda, prepare_panda, read_panda
 from patchgd_nb.datasets.ultramnist import UltraMNIST, make_ultramnist, read_ultramnist
-from patchgd_nb.images import pyramid, slides as slides_module
+from patchgd_nb.images import slides as slides_module
 from patchgd_nb.images.prepare import find_duplicates, inspect_files, prepare_folder, prepare_tcga, read_images
 from patchgd_nb.images.slides import SlideDataset, make_loader
 from patchgd_nb.images.tables import BadImageLog, read_table
@@ -52,7 +52,7 @@ def threads(monkeypatch):
 
 def picture(path, seed=0, side=32):
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.random.default_rng(seed).integers(0, 200, (side, side, 3), dtype=np.uint8)).save(path, 'TIFF' if path.suffix in ('.svs', '.tiff', '.tif') else None)
+    Image.fromarray(np.random.default_rng(seed).integers(0, 200, (side, side, 3), dtype=np.uint8)).save(path, 'TIFF' if path.suffix in ('.svs', '.tiff', '.tif', '.btf') else None)
     return path
 
 
@@ -184,8 +184,9 @@ class Unplug(Callback):
     def on_batch_end(self, trainer, result):
         if (trainer.epoch, trainer.batch) == self.at:
             self.folder.rename(self.folder.with_name('unplugged'))
-            for value in vars(pyramid).values():
-                if hasattr(value, 'cache_clear'): value.cache_clear()   # of large images no more than a few tiles are kept
+            for name in [n for n in sys.modules if n.startswith('patchgd_nb.images.')]:
+                for value in vars(sys.modules[name]).values():
+                    if hasattr(value, 'cache_clear'): value.cache_clear()   # of large images no more than a few tiles are kept
 
 
 @pytest.mark.parametrize('n, workers, lazy', [(100, 0, False), (100, 0, True), (12, 0, False), (12, 1, False), (12, 0, True)])

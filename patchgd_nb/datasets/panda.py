@@ -218,7 +218,8 @@ def prepare_panda(
     paths = list(usable.path)
     measure, what = partial(_measure_slide, canvases=folders), f'canvases {sorted(canvases)}'
     found = inspect_files(paths, out, quick, measure, what, workers, progress, list(usable.image_id))
-    duplicates, first = find_duplicates(paths), set(usable.index)
+    duplicates = find_duplicates([p for p in paths if not found[str(p)]['error']])
+    first = set(usable.index)
     for i, row in enumerate(rows.itertuples()):
         if problems[i] is not None: continue
         if row.Index in first: problems[i] = _slide_problem(row, found[str(row.path)]['error'], duplicates)

@@ -62,7 +62,9 @@ def _parse_entry(line):
     try: entry = json.loads(line)
     except (ValueError, RecursionError): return None
     if not isinstance(entry, dict) or not {'path', 'stamp', 'error'} <= entry.keys(): return None
-    return entry if isinstance(entry['path'], str) else None
+    files = entry.get('files', [])
+    if not isinstance(files, list): return None
+    return entry if all(isinstance(text, str) for text in (entry['path'], entry['error'], *files)) else None
 
 def inspect_files(
     paths: Sequence[str | Path],      # files
@@ -122,7 +124,7 @@ def _write_images(rows, data_dir, out, quick, workers, progress, split):
     paths = [Path(data_dir) / p for p in rows.path]
     usable = [p for p, problem in zip(paths, rows.problem) if not problem]
     found = inspect_files(usable, out, quick, workers=workers, progress=progress)
-    duplicates = find_duplicates(usable)
+    duplicates = find_duplicates([p for p in usable if not found[str(p)]['error']])
 
     def file_problem(path):
         if error := found[str(path)]['error']: return error

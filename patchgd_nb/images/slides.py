@@ -106,12 +106,13 @@ class SlideDataset(torch.utils.data.Dataset):
         progress: bool = False,             # show a progress bar while the images are opened
     ):
         self.grid, self.augment, self.blank = grid, augment, blank
-        self.bad_images = BadImageLog(on_bad, bad_list, len(rows))
+        self.bad_images = BadImageLog(on_bad, bad_list)
         self.lazy = max(grid.image_size) > LAZY_ABOVE if lazy is None else lazy
         self.canvas_options = dict(size=grid.image_size[0], um_per_pixel=um_per_pixel, background=background)
         opened = open_once(list(rows.path), self._open, progress)
         errors = [result if isinstance(result, Exception) else None for result in opened]
         self.rows = drop_bad_rows(rows, errors, self.bad_images)
+        self.bad_images.n_images = len(self.rows)
         good = [result for result in opened if not isinstance(result, Exception)]
         self.canvases, self.content = map(list, zip(*good))
 

@@ -65,6 +65,7 @@ def _read_manifest(folder):
     manifest = json.loads(text)
     manifest.pop('seal')
     if _sealed(manifest) != text: raise ValueError('manifest.json is not as it was written')
+    if type(manifest['format']) is not int: raise ValueError('manifest.json has no number of its format')
     if manifest['format'] == FORMAT: _check_manifest(manifest)
     return manifest
 
