@@ -200,13 +200,13 @@ def read_ultramnist(
 ) -> pd.DataFrame:                            # one row per image, with its `path` and `label`, the sum
     "The table of one split, checked; a ValueError or FileNotFoundError names the first wrong line."
     data_dir = Path(data_dir)
-    is_kaggle = (data_dir / 'train').is_dir() and not (data_dir / 'valid.csv').exists()
-    csv = data_dir / ('train.csv' if is_kaggle else f'{split}.csv')
+    holds_out = split in ('train', 'valid') and (data_dir / 'train').is_dir() and not (data_dir / 'valid.csv').exists()
+    csv = data_dir / ('train.csv' if holds_out else f'{split}.csv')   # Kaggle has one table for both
     if not csv.is_file():
         raise FileNotFoundError(f'there is no {csv}: data_dir must hold train.csv, valid.csv and images/, '
                                 'as make_ultramnist writes them, or train.csv and train/, as Kaggle does.')
     rows = read_table(csv, ['image_id', 'digit_sum'], {'id': 'image_id'})
-    if is_kaggle: rows = rows[_is_held_out(rows) == (split == 'valid')]
+    if holds_out: rows = rows[_is_held_out(rows) == (split == 'valid')]
     files = {}
     for folder in ('train', split, 'images'): files |= files_by_name(data_dir / folder, ['.png', '.jpg', '.jpeg'])
     cells = zip(rows.index, rows.image_id, rows.digit_sum, rows.image_id.duplicated())
