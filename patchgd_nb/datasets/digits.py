@@ -19,6 +19,7 @@ def read_idx(
 ) -> np.ndarray:       # uint8, shaped as the file says
     "The numbers of an IDX file; a ValueError says what is wrong with it."
     try:
+        if not Path(path).is_file(): raise FileNotFoundError('there is no such file')
         with (gzip.open if str(path).endswith('.gz') else open)(path, 'rb') as f: return _parse_idx(f)
     except Exception as e:
         raise ValueError(f'{path} is not a whole IDX file of MNIST ({error_text(e)}): download it again.') from e

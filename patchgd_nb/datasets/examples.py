@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['DIGITS', 'plan_slides', 'make_slides', 'make_photos']
 
-# %% ../../nbs/datasets/examples.ipynb #306533b5
+# %% ../../nbs/datasets/examples.ipynb #7ac67c83
 from functools import partial
 from pathlib import Path
 import os
@@ -13,6 +13,7 @@ import numpy as np, pandas as pd
 from loky import ProcessPoolExecutor
 from PIL import Image
 from ..base.files import atomic_path, write_atomic
+from ..base.untrusted import check_counts
 from .biopsy import draw_biopsy
 from .digits import load_digit_images
 from .panda import plan_cohort
@@ -20,7 +21,7 @@ from .ultramnist import PlacedDigit, draw_image
 from ..images.prepare import prepare_folder, prepare_tcga
 from ..images.pyramid import write_pyramid
 
-# %% ../../nbs/datasets/examples.ipynb #729cfbf3
+# %% ../../nbs/datasets/examples.ipynb #69146a62
 def _draw_slide(row, out, size):
     "Draw the slide of a row, unless it is there."
     path = out / row.path
@@ -52,6 +53,7 @@ def make_slides(
     progress: bool = True,       # show a progress bar
 ) -> Path:                       # the folder
     "Make synthetic slides in the layout of TCGA, and prepare them."
+    check_counts(n=n, size=size, folds=folds, workers=workers)
     out, rows, workers = Path(out), plan_slides(n, seed), workers or os.cpu_count()
     with ProcessPoolExecutor(workers) as pool:
         list(pool.map(partial(_draw_slide, out=out / 'images', size=size), rows.itertuples()))
@@ -60,7 +62,7 @@ def make_slides(
     prepare_tcga(out / 'images', out / 'labels.csv', out, folds, seed, True, workers, progress)
     return out
 
-# %% ../../nbs/datasets/examples.ipynb #4829271f
+# %% ../../nbs/datasets/examples.ipynb #ed909c4b
 DIGITS = ['zero', 'one', 'two', 'three']   # names of the classes
 
 def _photo(rng, digits, label, size):
@@ -79,6 +81,7 @@ def make_photos(
     progress: bool = True,       # show a progress bar
 ) -> Path:                       # the folder
     "Make photographs in a folder per class, and prepare them."
+    check_counts(n=n, size=size, workers=workers)
     out, rng = Path(out), np.random.default_rng(seed)
     for i in range(n):
         split, label = ('val' if i // len(DIGITS) % 4 == 3 else 'train'), i % len(DIGITS)

@@ -10,7 +10,7 @@ from pathlib import Path
 import zipfile
 import numpy as np, torch
 from torch import nn
-from ..base.untrusted import error_text
+from ..base.untrusted import check_counts, error_text
 
 # %% ../../nbs/datasets/har.ipynb #33debd83
 CHANNELS = [f'{kind}_{axis}' for kind in ('body_acc', 'body_gyro', 'total_acc') for axis in 'xyz']
@@ -73,6 +73,8 @@ def make_signals(
     seed: int,  # the same seed makes the same signals
 ) -> tuple[np.ndarray, np.ndarray]:   # (n, 9, 128) float32; (n,) int, 0 to 5
     "Synthetic windows and their activities, in equal numbers; not measured on anybody."
+    check_counts(n=n)
+    check_counts(0, seed=seed)
     rng = np.random.default_rng(seed)
     y, seconds = np.arange(n) % 6, np.arange(128) / 50
     pace = np.array([1.8, 1.5, 2.1, 0, 0, 0])[y] * rng.uniform(.85, 1.15, n)   # steps per second

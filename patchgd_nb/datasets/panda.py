@@ -15,11 +15,12 @@ from loky import ProcessPoolExecutor
 from sklearn.model_selection import StratifiedKFold
 from tqdm import tqdm
 from ..base.files import write_atomic
-from ..base.untrusted import is_plain_name
+from ..base.folders import composed, files_by_name, find_file
+from ..base.untrusted import check_counts, is_inner_path, is_plain_name
 from .biopsy import draw_biopsy
 from ..images.canvas import Canvas, glass_level, overview
-from ..images.prepare import find_duplicates, inspect_files
-from ..images.readers import open_image, write_pyramid
+from ..images.prepare import SLIDE_SUFFIXES, find_duplicates, inspect_files
+from ..images.readers import PHOTO_SUFFIXES, open_image, write_pyramid
 from ..images.tables import BadImageLog, drop_bad_rows, read_table
 
 # %% ../../nbs/datasets/panda.ipynb #7f953485
@@ -58,6 +59,8 @@ def make_mini_panda(
     progress: bool = True,       # show a progress bar
 ) -> Path:                       # the folder
     "Make a synthetic biopsy cohort: `train.csv` and `train_images/*.tiff`; slides that are there already are kept."
+    check_counts(n=n, size=size, workers=workers)
+    check_counts(0, seed=seed)
     out, rows = Path(out), plan_cohort(n, seed)
     images = out / 'train_images'
     images.mkdir(parents=True, exist_ok=True)
@@ -93,25 +96,36 @@ def _check_exists(csv):
         raise FileNotFoundError(f'there is no {csv}: data_dir must hold train.csv and train_images/, '
                                 'as unpacked from Kaggle.')
 
-def _slide_paths(data_dir, rows): return [Path(data_dir) / 'train_images' / f'{i}.tiff' for i in rows.image_id]
+def _slide_paths(data_dir, rows):
+    "Where each slide lies: at its `path`, or in `train_images` under its name; None for a path that leads out."
+    images = Path(data_dir, 'train_images')
+    files = files_by_name(images, [*SLIDE_SUFFIXES, *PHOTO_SUFFIXES])
+
+    def locate(name, path):
+        if not path: return files.get(name, images / f'{name}.tiff')
+        return (find_file(Path(data_dir, path)) or Path(data_dir, path)) if is_inner_path(path) else None
+
+    return [locate(*cells) for cells in zip(rows.image_id, rows.get('path', [''] * len(rows)))]
 
 # %% ../../nbs/datasets/panda.ipynb #c41e70a9
 def row_problems(
     csv: str | Path,       # the table's file, for the messages
-    rows: pd.DataFrame,    # its rows, every cell a text, with `path`
+    rows: pd.DataFrame,    # its rows as `read_table` gives them, with the `path` of each slide
 ) -> list[Exception | None]:
     "For each row what is wrong with it, as an error, or None."
     first = {name: i for i, name in reversed(list(enumerate(rows.image_id)))}
-    return [_row_problem(csv, i + 2, row, first[row.image_id] != i) for i, row in enumerate(rows.itertuples())]
+    return [_row_problem(csv, row, first[row.image_id] != i) for i, row in enumerate(rows.itertuples())]
 
-def _row_problem(csv, line, row, is_repeated):
-    where, name = f'{csv}, line {line}', row.image_id
+def _row_problem(csv, row, is_repeated):
+    where, name = f'{csv}, line {row.Index}', row.image_id
     if not is_plain_name(name):
         return ValueError(f'{where}: image_id {name!r} is not a plain file name: use letters, digits, - and _.')
     if row.isup_grade not in list('012345'):
         return ValueError(f'{where}: isup_grade {row.isup_grade!r} of {name} is not one of 0 to 5: '
                           'correct or remove the row.')
     if is_repeated: return ValueError(f'{where}: {name} is named more than once: keep one row per slide.')
+    if row.path is None:
+        return ValueError(f'{where}: the path of {name} leads out of the folder: correct or remove the row.')
     if not os.path.isfile(row.path):
         return FileNotFoundError(f'{row.path} is missing though {csv} names it: add the slide or remove its row.')
 
@@ -122,6 +136,7 @@ def fold_numbers(
     seed: int = 0,       # of the split
 ) -> np.ndarray:         # (len(rows),) int, 0 to folds - 1
     "For each row its part: equal shares of each grade and provider in every part."
+    check_counts(folds=folds)
     if len(rows) < folds:
         raise ValueError(f'{len(rows)} slides cannot be split into {folds} folds: add slides or choose fewer folds.')
     if folds < 2: return np.zeros(len(rows), int)
@@ -166,11 +181,11 @@ def score_problem(
         return ValueError(f'gleason_score {score} does not make isup_grade {grade}: correct or remove the row.')
 
 # %% ../../nbs/datasets/panda.ipynb #4da87bbf
-def _measure_slide(image, path, canvases):
+def _measure_slide(image, name, canvases):
     "Colours of a slide's tissue, as sums over its pixels; and its canvases, a folder by size, written."
     small = overview(image, 16)[0]
     tissue = small[small.min(2) < glass_level(image) - 12] / 255
-    files = {size: folder / f'{Path(path).stem}.tiff' for size, folder in canvases.items()}
+    files = {size: folder / f'{name}.tiff' for size, folder in canvases.items()}
     for size, file in files.items():
         canvas = Canvas(image, size)
         um_per_pixel = (image.um_per_pixel or .5) * image.shape[0] / canvas.box[2]
@@ -190,20 +205,25 @@ def prepare_panda(
     progress: bool = True,       # show a progress bar
 ) -> dict:                       # number of slides, of usable ones and of problems; colours of the tissue
     "Check a PANDA folder: everything that is wrong with it, folds, colours of the tissue, and canvases on request."
+    check_counts(folds=folds, workers=workers)
+    for size in canvases: check_counts(canvases=size)
     csv, out = Path(data_dir) / 'train.csv', Path(out)
     _check_exists(csv)
-    rows = read_table(csv, COLUMNS)
-    rows['path'] = _slide_paths(data_dir, rows)
+    table = read_table(csv, COLUMNS)
+    rows = table.assign(path=_slide_paths(data_dir, table))
     folders = {size: out / f'canvas_{size}/train_images' for size in canvases}
     for f in (out, *folders.values()): f.mkdir(parents=True, exist_ok=True)
     problems = row_problems(csv, rows)
-    paths = [row.path for row, problem in zip(rows.itertuples(), problems) if problem is None]
+    usable = rows[[problem is None for problem in problems]].drop_duplicates('path')
+    paths = list(usable.path)
     measure, what = partial(_measure_slide, canvases=folders), f'canvases {sorted(canvases)}'
-    found = inspect_files(paths, out, quick, measure, what, workers, progress)
-    duplicates = find_duplicates(paths)
+    found = inspect_files(paths, out, quick, measure, what, workers, progress, list(usable.image_id))
+    duplicates, first = find_duplicates(paths), set(usable.index)
     for i, row in enumerate(rows.itertuples()):
-        if problems[i] is None: problems[i] = _slide_problem(row, found[str(row.path)]['error'], duplicates)
-    return _write_report(rows, problems, found, out, folds, seed, canvases)
+        if problems[i] is not None: continue
+        if row.Index in first: problems[i] = _slide_problem(row, found[str(row.path)]['error'], duplicates)
+        else: problems[i] = f'{row.path} is the slide of an earlier row as well: keep one of them.'
+    return _write_report(table, rows.path, problems, found, out, folds, seed, canvases)
 
 def _slide_problem(row, error, duplicates):
     if error: return error
@@ -211,21 +231,23 @@ def _slide_problem(row, error, duplicates):
     return score_problem(row.gleason_score, row.isup_grade)
 
 # %% ../../nbs/datasets/panda.ipynb #5ee5532b
-def _write_report(rows, problems, found, out, folds, seed, canvases):
+def _write_report(rows, paths, problems, found, out, folds, seed, canvases):
     "Tables and statistics; the table comes last, so a folder that has one is complete."
     is_good = [problem is None for problem in problems]
-    good = rows[is_good].drop(columns='path').reset_index(drop=True)
-    lines = [(name, i + 2, p) for i, (name, p) in enumerate(zip(rows.image_id, problems)) if p is not None]
+    good = rows[is_good].reset_index(drop=True)
+    lines = [(name, line, p) for line, name, p in zip(rows.index, rows.image_id, problems) if p is not None]
     bad = pd.DataFrame(lines, columns=['image_id', 'line', 'problem'])
     write_atomic(out / 'problems.csv', bad.to_csv(index=False))
     if not len(good):
         raise ValueError(f"none of the {len(rows)} slides can be used: {out / 'problems.csv'} says why.")
-    mean, std = _tissue_colours([found[str(p)] for p in rows.path[is_good]])
+    mean, std = _tissue_colours([found[str(p)] for p in paths[is_good]])
     result = dict(slides=len(rows), usable=len(good), problems=len(bad),
                   tissue_mean=mean.round(4).tolist(), tissue_std=std.round(4).tolist())
     write_atomic(out / 'statistics.json', json.dumps(result, indent=1))
-    table = good.assign(fold=fold_numbers(good, min(folds, len(good)), seed)).to_csv(index=False)
-    for folder in (*(out / f'canvas_{s}' for s in canvases), out): write_atomic(folder / 'train.csv', table)
+    table = good.assign(fold=fold_numbers(good, min(folds, len(good)), seed))
+    names_only = table.drop(columns='path', errors='ignore')   # a canvas lies under its slide's name
+    for s in canvases: write_atomic(out / f'canvas_{s}/train.csv', names_only.to_csv(index=False))
+    write_atomic(out / 'train.csv', table.to_csv(index=False))
     return result
 
 def _tissue_colours(slides):
@@ -243,6 +265,8 @@ def cut_regions(
     seed: int = 0,      # of the places
 ) -> Path:              # the folder
     "Cut overlapping regions out of a slide; each is graded by the sixth in which its share of tissue ranks."
+    check_counts(n=n, size=size)
+    check_counts(0, seed=seed)
     image, out, rng = open_image(slide), Path(out), np.random.default_rng(seed)
     height, width = image.shape
     if min(height, width) < size:

@@ -9,13 +9,15 @@ __all__ = ['N_SEQUENCES', 'FORMATS', 'digits_of_sum', 'digit_sizes', 'place_boxe
 # %% ../../nbs/datasets/ultramnist.ipynb #092e3f1f
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
+from zlib import crc32
 import os, re
 import numpy as np, pandas as pd
 from loky import ProcessPoolExecutor
 from PIL import Image
 from tqdm import tqdm
 from ..base.files import atomic_path, write_atomic
-from ..base.untrusted import error_text
+from ..base.folders import files_by_name
+from ..base.untrusted import check_counts, error_text
 from .digits import DigitImages, load_digit_images
 from ..images.tables import BadImageLog, drop_bad_rows, read_table
 if TYPE_CHECKING:   # processes that draw start twice as fast without torch
@@ -151,6 +153,9 @@ def make_ultramnist(
 ) -> Path:                            # the folder
     "Make an UltraMNIST data set: `images/`, `train.csv`, `valid.csv` (image_id,digit_sum), `boxes.csv`, `source.txt`."
     _check_settings(image_size, min_sum, max_sum, format)
+    check_counts(workers=workers)
+    check_counts(0, train=train, valid=valid, seed=seed)
+    check_counts(images=train + valid)
     out = Path(out)
     (out / 'images').mkdir(parents=True, exist_ok=True)
     source, _ = (load_digit_images(split, mnist).source for split in ('train', 'valid'))   # a missing file is met here
@@ -165,6 +170,8 @@ def make_ultramnist(
 
 # %% ../../nbs/datasets/ultramnist.ipynb #444bdda7
 def _check_settings(image_size, min_sum, max_sum, format):
+    check_counts(image_size=image_size)
+    check_counts(0, min_sum=min_sum, max_sum=max_sum)
     if not 0 <= min_sum <= max_sum <= 45:
         raise ValueError(f'min_sum={min_sum} and max_sum={max_sum} must be 0 to 45, in this order.')
     if image_size < 128:
@@ -186,24 +193,34 @@ def _write_tables(out, jobs, source):
 
 # %% ../../nbs/datasets/ultramnist.ipynb #bcb886a3
 def read_ultramnist(
-    data_dir: str | Path,                     # folder with `images/`, `train.csv` and `valid.csv`
+    data_dir: str | Path,                     # folder as `make_ultramnist` writes it, or as Kaggle's competition has it
     split: str,                               # 'train' or 'valid'
     on_bad: str = 'raise',                    # a row that cannot be used: 'raise' stops, 'skip' lists it and continues
     bad_list: str | Path = 'bad_images.csv',  # where rows that are skipped are listed
 ) -> pd.DataFrame:                            # one row per image, with its `path` and `label`, the sum
     "The table of one split, checked; a ValueError or FileNotFoundError names the first wrong line."
-    csv = Path(data_dir) / f'{split}.csv'
+    data_dir = Path(data_dir)
+    is_kaggle = (data_dir / 'train').is_dir() and not (data_dir / 'valid.csv').exists()
+    csv = data_dir / ('train.csv' if is_kaggle else f'{split}.csv')
     if not csv.is_file():
         raise FileNotFoundError(f'there is no {csv}: data_dir must hold train.csv, valid.csv and images/, '
-                                'as make_ultramnist writes them.')
-    rows = read_table(csv, ['image_id', 'digit_sum'])
-    images = (p for p in sorted((Path(data_dir) / 'images').glob('*')) if p.suffix in ('.png', '.jpeg'))
-    files = {p.stem: p for p in images}
-    cells = zip(rows.image_id, rows.digit_sum, rows.image_id.duplicated())
-    problems = [_row_problem(f'{csv}, line {line}', *row, files) for line, row in enumerate(cells, 2)]
+                                'as make_ultramnist writes them, or train.csv and train/, as Kaggle does.')
+    rows = read_table(csv, ['image_id', 'digit_sum'], {'id': 'image_id'})
+    if is_kaggle: rows = rows[_is_held_out(rows) == (split == 'valid')]
+    files = {}
+    for folder in ('train', split, 'images'): files |= files_by_name(data_dir / folder, ['.png', '.jpg', '.jpeg'])
+    cells = zip(rows.index, rows.image_id, rows.digit_sum, rows.image_id.duplicated())
+    problems = [_row_problem(f'{csv}, line {line}', *row, files) for line, *row in cells]
     rows = drop_bad_rows(rows, problems, BadImageLog(on_bad, bad_list))
     sums = rows.digit_sum.astype(int)
     return rows.assign(digit_sum=sums, label=sums, path=[files[n] for n in rows.image_id])
+
+def _is_held_out(rows):
+    "Every sixth image of each sum, in the order of a hash of the names: the same ones whatever the order of the rows."
+    keys = [(digit_sum, crc32(name.encode()), i) for i, (name, digit_sum) in enumerate(zip(rows.image_id, rows.digit_sum))]
+    held_out = np.zeros(len(rows), bool)
+    held_out[[i for *_, i in sorted(keys)[::6]]] = True
+    return held_out
 
 def _row_problem(where, name, digit_sum, is_repeated, files):
     "What is wrong with a row, as an error, or None."
@@ -212,13 +229,14 @@ def _row_problem(where, name, digit_sum, is_repeated, files):
         return ValueError(f'{where}: digit_sum {digit_sum!r} of {name!r} is not one of 0 to 45: '
                           'correct or remove the row.')
     if name not in files:
-        return FileNotFoundError(f'{where}: there is no {name!r}.png or .jpeg in images: '
+        return FileNotFoundError(f'{where}: there is no {name!r}.png, .jpg or .jpeg in images or train: '
                                  'add the image or remove its row.')
 
 # %% ../../nbs/datasets/ultramnist.ipynb #92f4b3d8
 def _read_pixels(path, height, width):
     "The pixels of a file, (height, width) uint8; a ValueError if it is broken or has another size."
     try:
+        if not os.path.isfile(path): raise FileNotFoundError('there is no such file')   # of a pipe the reading never ends
         with Image.open(path, formats=['PNG', 'JPEG']) as picture:
             size = picture.size   # known before anything is decoded
             if size == (width, height): return np.array(picture.convert('L'))
@@ -244,7 +262,7 @@ class UltraMNIST:
         on_bad: str = 'raise',                    # 'raise' or 'skip', see `BadImageLog`
         bad_list: str | Path = 'bad_images.csv',  # where images that are skipped are listed
     ):
-        self.rows, self.grid, self.bad = rows, grid, BadImageLog(on_bad, bad_list)
+        self.rows, self.grid, self.bad_images = rows, grid, BadImageLog(on_bad, bad_list)
 
     def __len__(self) -> int: return len(self.rows)
 
@@ -252,7 +270,7 @@ class UltraMNIST:
         import torch   # here, for processes that draw need none of it
         row = self.rows.iloc[i]
         try: image = torch.from_numpy(_read_pixels(row.path, *self.grid.image_size))[None]
-        except ValueError as e: return self.bad(row.image_id, e)
+        except ValueError as e: return self.bad_images(row.image_id, e)
         return image, int(row.digit_sum), light_content(image, self.grid), row.image_id
 
 # %% ../../nbs/datasets/ultramnist.ipynb #4062c56e

@@ -7,17 +7,18 @@ __all__ = ['SLIDE_SUFFIXES', 'decode_all', 'inspect_file', 'inspect_files', 'fin
            'prepare_folder']
 
 # %% ../../nbs/images/prepare.ipynb #036020b6
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-import filecmp, json, os
+import hashlib, json, os
 import numpy as np, pandas as pd
 from loky import ProcessPoolExecutor
 from sklearn.model_selection import StratifiedGroupKFold
 from tqdm import tqdm
-from ..base.files import write_atomic
-from ..base.untrusted import is_one_line
+from ..base.files import file_stamp, write_atomic
+from ..base.folders import composed, find_file, walk_files
+from ..base.untrusted import check_counts, is_inner_path, is_one_line
 from .readers import PHOTO_SUFFIXES, open_image
 from .tables import BadImageLog, drop_bad_rows, read_table
 from .windows import WindowedImage
@@ -34,19 +35,23 @@ def decode_all(
 def inspect_file(
     path: str | Path,                  # a file
     quick: bool = True,                # open it only
-    measure: Callable | None = None,   # a function from (image, path) to a dict of plain values to note as well
+    measure: Callable | None = None,   # a function from (image, name) to a dict of plain values to note as well
+    name: str | None = None,           # of the image; its path unless given
 ) -> dict:                             # `error`, empty if nothing is wrong, and what `measure` finds
     "What one file holds."
     try:
         image = open_image(path)
         if not quick: decode_all(image)
-        return dict(error='', **(measure(image, path) if measure else {}))
+        return dict(error='', **(measure(image, str(path) if name is None else name) if measure else {}))
     except (ValueError, OSError) as e: return dict(error=str(e))
+
+def _inspect_job(job, quick, measure): return inspect_file(job[0], quick, measure, job[1])
 
 # %% ../../nbs/images/prepare.ipynb #d0d6ebfd
 def _read_seen(file):
     "The lines of an earlier run, the last one cut off if it was not whole."
     if not file.exists(): return {}
+    if not file.is_file(): raise ValueError(f'{file} is not a file but a folder or a pipe: move it away.')
     lines = file.read_bytes().split(b'\n')
     if lines[-1]: os.truncate(file, file.stat().st_size - len(lines[-1]))
     entries = [_parse_entry(line) for line in lines[:-1]]
@@ -67,20 +72,22 @@ def inspect_files(
     measure_name: str = '',           # of `measure`, with its settings; under another name files are inspected again
     workers: int | None = None,       # processes; one per core unless given
     progress: bool = True,            # show a progress bar
+    names: Sequence[str] | None = None,   # of the images, for `measure`; their paths unless given
 ) -> dict[str, dict]:                 # what each file holds, by its path
     "Inspect many files in parallel, a line each in `seen.jsonl`; an interrupted run is resumed."
+    check_counts(workers=workers)
     file = Path(out) / 'seen.jsonl'
-    seen = _read_seen(file)
-    stamps = {str(p): [p.stat().st_size, p.stat().st_mtime_ns, quick, measure_name] for p in map(Path, paths)}
+    seen, named = _read_seen(file), zip(map(str, paths), paths if names is None else names)
+    stamps = {path: [*file_stamp(path), quick, measure_name, str(name)] for path, name in named}
 
     def is_done(path):
         entry = seen.get(path, {})
         return entry.get('stamp') == stamps[path] and all(map(os.path.exists, entry.get('files', [])))
 
     todo = [path for path in stamps if not is_done(path)]
-    inspect = partial(inspect_file, quick=quick, measure=measure)
+    inspect, jobs = partial(_inspect_job, quick=quick, measure=measure), [(path, stamps[path][-1]) for path in todo]
     with ProcessPoolExecutor(workers or os.cpu_count()) as pool, open(file, 'a') as f:
-        results = tqdm(pool.map(inspect, todo), total=len(todo), desc='files', disable=not progress)
+        results = tqdm(pool.map(inspect, jobs), total=len(todo), desc='files', disable=not progress)
         for path, found in zip(todo, results):
             seen[path] = dict(path=path, stamp=stamps[path], **found)
             f.write(json.dumps(seen[path]) + '\n')
@@ -91,20 +98,26 @@ def inspect_files(
 def find_duplicates(
     paths: Sequence[str | Path],  # files
 ) -> dict[Path, Path]:            # the earlier file, by the later one
-    "Files that equal an earlier one, byte by byte."
-    by_size, out = defaultdict(list), {}
-    for path in map(Path, paths):
-        same_size = by_size[path.stat().st_size]
-        twin = next((p for p in same_size if filecmp.cmp(p, path, shallow=False)), None)
-        if twin: out[path] = twin
-        else: same_size.append(path)
+    "Files that equal an earlier one in all their bytes."
+    sizes = {path: path.stat().st_size for path in map(Path, paths)}
+    n_of_size, first, out = Counter(sizes.values()), {}, {}
+    for path, size in sizes.items():
+        if n_of_size[size] == 1: continue
+        twin = first.setdefault((size, _hash_file(path)), path)
+        if twin != path: out[path] = twin
     return out
+
+def _hash_file(path):
+    digest = hashlib.sha256()
+    with open(path, 'rb') as f:
+        while data := f.read(2**20): digest.update(data)
+    return digest.digest()
 
 # %% ../../nbs/images/prepare.ipynb #ac8a94a8
 def _write_images(rows, data_dir, out, quick, workers, progress, split):
     "Inspect the images of a table, split what can be used by `split(rows)`, write `images.csv` and `problems.csv`."
     out.mkdir(parents=True, exist_ok=True)
-    cells = zip(rows.path, rows.image_id.duplicated(), rows.problem)
+    cells = zip(rows.path, rows.image_id.map(composed).duplicated(), rows.problem)
     rows = rows.assign(problem=[_row_problem(*row) for row in cells])
     paths = [Path(data_dir) / p for p in rows.path]
     usable = [p for p, problem in zip(paths, rows.problem) if not problem]
@@ -141,24 +154,25 @@ def read_images(
     rows = read_table(table, ['image_id', 'path', 'class'])
     repeated = rows.image_id.duplicated()
 
-    def problem(line, path, name, label, is_repeated):
-        where, file = f'{table}, line {line}: ', Path(data_dir) / path
+    def problem(line, path, name, label, file, is_repeated):
+        where = f'{table}, line {line}: '
         if not name.strip() or not label.strip():
             return ValueError(f'{where}an image_id or a class is empty: fill it in or remove the row.')
-        if os.path.isabs(path) or '..' in Path(path).parts:
+        if not is_inner_path(path):
             return ValueError(f'{where}path {path!r} leads out of {data_dir}: correct or remove the row.')
         if is_repeated: return ValueError(f'{where}{name!r} is named more than once: keep one row per image.')
-        if not os.path.isfile(file):
-            return FileNotFoundError(f'{where}there is no {file}: add the image or remove its row.')
+        if file is None:
+            return FileNotFoundError(f'{where}there is no {Path(data_dir) / path}: add the image or remove its row.')
 
-    columns = zip(rows.path, rows.image_id, rows['class'], repeated)
-    problems = [problem(line, *cells) for line, cells in enumerate(columns, 2)]
+    files = [find_file(Path(data_dir) / p) if is_inner_path(p) else None for p in rows.path]
+    problems = [problem(*cells) for cells in zip(rows.index, rows.path, rows.image_id, rows['class'], files, repeated)]
+    rows['path'] = files
     label_of = {c: i for i, c in enumerate(sorted(set(rows['class'])))}
     rows = drop_bad_rows(rows, problems, BadImageLog(on_bad, bad_list))
-    return rows.assign(label=[label_of[c] for c in rows['class']], path=[Path(data_dir) / p for p in rows.path])
+    return rows.assign(label=[label_of[c] for c in rows['class']])
 
 # %% ../../nbs/images/prepare.ipynb #36aa0d10
-SLIDE_SUFFIXES = ['.svs', '.tif', '.tiff', '.ndpi', '.mrxs']
+SLIDE_SUFFIXES = ['.tiff', '.tif', '.svs', '.ndpi', '.mrxs', '.scn', '.bif', '.svslide', '.vms', '.vmu', '.czi']
 
 def prepare_tcga(
     slides: str | Path,          # folder with the slides, in folders of their own or not
@@ -171,15 +185,17 @@ def prepare_tcga(
     progress: bool = True,       # show a progress bar
 ) -> dict:                       # how many `images`, `usable`, `problems`; the `classes`
     "Inspect slides of TCGA and match them with their labels."
+    check_counts(folds=folds, workers=workers)
     table, slides = read_table(labels, ['id', 'label']), Path(slides)
     if len(repeated := table.id[table.id.duplicated()]):
-        raise ValueError(f'{labels} labels {repeated.iloc[0]} more than once: keep one row per id.')
+        raise ValueError(f'{labels}, line {repeated.index[0]}: {repeated.iloc[0]} has a label already: keep one row per id.')
     label_of, used, rows = dict(zip(table.id, table.label)), set(), []
-    for path in sorted(slides.rglob('*')):
-        if not path.is_file() or path.suffix.lower() not in SLIDE_SUFFIXES: continue
-        barcode = path.stem.split('.')[0]
+    for path in sorted(walk_files(slides)):
+        if path.suffix.lower() not in SLIDE_SUFFIXES: continue
+        barcode = composed(path.stem).split('.')[0]
         patient = '-'.join(barcode.split('-')[:3])
-        key = next((k for k in (path.name, path.stem, barcode, patient) if k in label_of), None)
+        keys = composed(path.name), composed(path.stem), barcode, patient
+        key = next((k for k in keys if k in label_of), None)
         used.add(key)
         label = label_of.get(key, '')
         problem = '' if label else f'{labels} has no label for {path.name}: add a row with its id.'
@@ -211,12 +227,14 @@ def prepare_folder(
     progress: bool = True,       # show a progress bar
 ) -> dict:                       # how many `images`, `usable`, `problems`; the `classes`
     "Inspect photographs that lie in a folder per class."
+    check_counts(workers=workers)
     data_dir, rows = Path(data_dir), []
     for split in ('train', 'val', 'valid', 'test'):
-        for path in sorted((data_dir / split).glob('*/*')):
-            if not path.is_file() or path.suffix.lower() not in (*PHOTO_SUFFIXES, '.tif', '.tiff', '.svs'): continue
-            name = path.relative_to(data_dir).as_posix()
-            rows.append((name, name, path.parent.name, split))
+        for path in sorted(walk_files(data_dir / split)) if (data_dir / split).is_dir() else ():
+            inside = path.relative_to(data_dir).parts   # split, class, folders below it if there are any, and name
+            if len(inside) < 3 or path.suffix.lower() not in (*PHOTO_SUFFIXES, *SLIDE_SUFFIXES): continue
+            name = '/'.join(inside)
+            rows.append((name, name, composed(inside[1]), split))
     rows = pd.DataFrame(rows, columns=['image_id', 'path', 'class', 'split'])
     if not (rows.split == 'train').any():
         raise FileNotFoundError(f'there are no images in {data_dir}/train/<class>/: put a folder per class there.')

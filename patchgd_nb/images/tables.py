@@ -8,77 +8,145 @@ __all__ = ['BadImageLog', 'read_table', 'drop_bad_rows']
 # %% ../../nbs/images/tables.ipynb #25c9d8f0
 from collections.abc import Sequence
 from pathlib import Path
-from threading import Lock
-import csv, io, os, warnings
+from stat import S_ISREG
+from threading import RLock
+import csv, io, os
 import pandas as pd
-from ..base.untrusted import error_text, is_one_line
+from ..base.folders import composed
+from ..base.untrusted import BAD_IN_A_ROW, BadStreak, error_text, is_one_line
 
 # %% ../../nbs/images/tables.ipynb #2e3c54b2
-_LOCK = Lock()
+class _BadList:
+    "A list of bad images, as far as this process has read it."
+    def __init__(self, path): self.path, self.names, self.read_of, self.streak = path, set(), (None, 0), BadStreak()
+
+    def update(self):
+        "Read what was appended since the last time; all of it where the file is another one."
+        try: status = os.stat(self.path)
+        except FileNotFoundError: status = None
+        if status and not S_ISREG(status.st_mode):
+            raise ValueError(f'{self.path} is not a list of images but a folder or a pipe: move it away.')
+        inode, offset = self.read_of
+        if not status or status.st_ino != inode or status.st_size < offset: self.names, offset = set(), 0
+        if status and status.st_size > offset:
+            with open(self.path, 'rb') as f:
+                f.seek(offset)
+                data = f.read()
+            data = data[:data.rfind(b'\n') + 1]   # a line that is being written is read the next time
+            try: self.names |= {row[0] for row in csv.reader(io.StringIO(data.decode(errors='replace'), '')) if row}
+            except csv.Error as e:
+                raise ValueError(f'{self.path} is not a list of images ({error_text(e)}): move it away.') from e
+            offset += len(data)
+        self.read_of = status and status.st_ino, offset
+
+    def append(self, reasons):
+        "Add images with their reasons in one write: processes do not cut into each other's lines."
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        text = io.StringIO()
+        csv.writer(text, lineterminator='\n').writerows(reasons.items())
+        with open(self.path, 'ab') as f:
+            is_cut_off = f.tell() > self.read_of[1]   # a line without an end, of a process that was killed
+            f.write(b'\n' * is_cut_off + text.getvalue().encode(errors='replace'))
+        self.names |= reasons.keys()
+
+# %% ../../nbs/images/tables.ipynb #126919d3
+_LISTS, _LOCK = {}, RLock()   # one list per path, shared by all logs and threads of this process
 
 class BadImageLog:
     "What happens to images that cannot be used: stop, or write them to a list and go on."
     def __init__(self,
         on_bad: str = 'raise',                # 'raise': stop with the reason; 'skip': go on without the image
         path: str | Path = 'bad_images.csv',  # the list, (image_id, reason) each
+        n_images: int = BAD_IN_A_ROW,         # in the data set, see `BadStreak`
     ):
         if on_bad not in ('raise', 'skip'):
             raise ValueError(f"on_bad={on_bad!r} is not known: choose 'raise' or 'skip'.")
-        self.on_bad, self.path = on_bad, Path(path)
+        self.on_bad, self.path, self.n_images = on_bad, Path(path), n_images
 
     def __call__(self,
         name: str,         # of the image
         error: Exception,  # what is wrong with it
     ) -> None:
         "Raise `error`, or list the image, once."
-        if self.on_bad == 'raise': raise error
-        line = io.StringIO()
-        csv.writer(line, lineterminator='\n').writerow((name, str(error)))
+        self.add([(name, error)])
+
+    def add(self,
+        problems: Sequence[tuple[str, Exception]],  # names of images, and what is wrong with each
+    ) -> None:
+        "Raise the first error, or list the images, each once."
+        if problems and self.on_bad == 'raise': raise problems[0][1]
         with _LOCK:   # threads that read windows of one slide find it broken together
-            if name in self.names(): return
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            # one append: processes do not cut into each other's lines
-            with open(self.path, 'ab') as f: f.write(line.getvalue().encode(errors='replace'))
+            known = self.names()
+            new = {name: ' '.join(str(error).split()) for name, error in reversed(problems) if name not in known}
+            if new: self._list().append(dict(reversed(new.items())))
 
     def names(self) -> set[str]:
-        "The images on the list."
-        if not self.path.exists(): return set()
-        try:
-            with open(self.path, newline='', errors='replace') as f: return {row[0] for row in csv.reader(f) if row}
-        except csv.Error as e:
-            raise ValueError(f'{self.path} is not a list of images ({error_text(e)}): move it away.') from e
+        "The images on the list; not to be changed."
+        with _LOCK:
+            self._list().update()
+            return self._list().names
+
+    @property
+    def streak(self) -> BadStreak:
+        "The images of this list that could not be read, one after another, in this process."
+        return self._list().streak
+
+    def _list(self): return _LISTS.setdefault(os.path.abspath(self.path), _BadList(self.path))
 
 # %% ../../nbs/images/tables.ipynb #90cff87c
 def read_table(
-    path: str | Path,        # a file of comma-separated values
-    columns: Sequence[str],  # that it must have
-) -> pd.DataFrame:           # every cell as the text that it is
+    path: str | Path,                 # a file of comma-separated values
+    columns: Sequence[str],           # that it must have
+    other_names: dict[str, str] = {}, # of columns: `{'id': 'image_id'}` takes an `id` for a missing `image_id`
+) -> pd.DataFrame:                    # every cell as the text that it is; the index is the line in the file
     "The rows of a table; raises one sentence on what is wrong with the file."
     if not Path(path).is_file(): raise FileNotFoundError(f'there is no table {path}: check the path.')
     if os.path.getsize(path) > 2**30:
         raise ValueError(f'{path} has more than 1 GiB, as no table of images has: check the path.')
-    try: rows = _read_text(path)
+    try: rows = _read_cells(path)
     except Exception as e:
         raise ValueError(f'{path} cannot be read as a table ({error_text(e)}): save it as comma-separated text.') from e
+    rows = rows.rename(columns={old: new for old, new in other_names.items() if new not in rows})
     if missing := [c for c in columns if c not in rows]:
         raise ValueError(f"{path} has no column {missing[0]!r}: it needs {', '.join(columns)}.")
     if not len(rows): raise ValueError(f'{path} names no images: add a row per image.')
-    for column in columns:
-        if f'{column}.1' in rows: raise ValueError(f'{path} has two columns {column!r}: keep one.')
-        for line, text in enumerate(rows[column], 2):
-            if not is_one_line(text):
-                raise ValueError(f'{path}, line {line}: {column} {text[:60]!r} is more than 1,000 characters long '
-                                 'or holds a line break or the like: correct the cell.')
+    for column in columns: _check_column(path, rows[column])
     return rows
 
-def _read_text(path):
-    "All cells of a file as text, by pandas, which warns where a row is longer than the first line."
-    with open(path, encoding='utf-8-sig', errors='replace', newline='') as f, warnings.catch_warnings():
-        warnings.simplefilter('error', pd.errors.ParserWarning)
-        # pandas takes minutes for many columns of one name
-        if f.readline(2**20).count(',') > 1000: raise ValueError('it has more than 1,000 columns')
-        f.seek(0)
-        return pd.read_csv(f, dtype=str, keep_default_na=False, index_col=False)
+def _check_column(path, cells):
+    for line, text in cells.items():
+        if not is_one_line(text):
+            raise ValueError(f'{path}, line {line}: {cells.name} {text[:60]!r} is more than 1,000 characters long '
+                             'or holds a line break or the like: correct the cell.')
+        if '\ufffd' in text:   # what Python reads for bytes that are not UTF-8
+            raise ValueError(f'{path}, line {line}: {cells.name} {text[:60]!r} has letters that are not UTF-8: '
+                             'save the table as UTF-8.')
+
+# %% ../../nbs/images/tables.ipynb #24f2af39
+def _read_cells(path):
+    "All cells of a file as text, and for each row the line on which it begins."
+    with open(path, 'rb') as f:
+        if f.read(2) in (b'\xff\xfe', b'\xfe\xff'): raise ValueError('it is UTF-16 text: choose UTF-8 when you save it')
+    rows, lines, start = [], [], 1
+    with open(path, encoding='utf-8-sig', errors='replace', newline='') as f:
+        reader = csv.reader(f, strict=True)
+        for cells in reader:
+            line, start = start, reader.line_num + 1
+            if not any(c.strip() for c in cells): continue   # a blank line
+            if not rows: _check_header(cells)
+            elif len(cells) > len(rows[0]):
+                raise ValueError(f'line {line} has {len(cells)} cells, the first line {len(rows[0])}')
+            rows.append(cells + [''] * (len(rows[0]) - len(cells) if rows else 0))
+            lines.append(line)
+    if not rows: raise ValueError('it is empty')
+    named = [(i, name) for i, name in enumerate(rows[0]) if name]   # a column without a name is left out
+    columns = {name: [r[i] if name == 'path' else composed(r[i]) for r in rows[1:]] for i, name in named}
+    return pd.DataFrame(columns, index=lines[1:], dtype=str)
+
+def _check_header(names):
+    if len(names) > 1000: raise ValueError('it has more than 1,000 columns')
+    twice = [name for i, name in enumerate(names) if name and name in names[:i]]
+    if twice: raise ValueError(f'it has two columns {twice[0][:60]!r}')
 
 # %% ../../nbs/images/tables.ipynb #a90f47d2
 def drop_bad_rows(
@@ -89,7 +157,7 @@ def drop_bad_rows(
     "Leave out the rows with a problem, or raise the first; a ValueError if none is left."
     # what is wrong with the table is said before what is wrong with a file
     found = [(name, error) for name, error in zip(rows.image_id, problems) if error]
-    for name, error in sorted(found, key=lambda p: isinstance(p[1], FileNotFoundError)): bad_images(name, error)
+    bad_images.add(sorted(found, key=lambda p: isinstance(p[1], FileNotFoundError)))
     rows = rows[[error is None for error in problems]].reset_index(drop=True)
     if not len(rows): raise ValueError(f'no image is left to use: {bad_images.path} says why.')
     return rows

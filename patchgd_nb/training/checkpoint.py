@@ -14,6 +14,7 @@ from typing import Any
 import hashlib, json, math, os, re, shutil, warnings
 import torch
 from ..base.files import sync, write_atomic
+from ..base.untrusted import error_text, is_plain_name
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors, save as tensors_to_bytes
 
@@ -60,11 +61,26 @@ def _sealed(manifest):
 
 def _read_manifest(folder):
     "The manifest of a checkpoint; ValueError if it is not as it was written."
-    text = (folder / 'manifest.json').read_bytes().decode()
+    text = _read_file(folder / 'manifest.json').decode()
     manifest = json.loads(text)
     manifest.pop('seal')
     if _sealed(manifest) != text: raise ValueError('manifest.json is not as it was written')
+    if manifest['format'] == FORMAT: _check_manifest(manifest)
     return manifest
+
+def _check_manifest(manifest):
+    "Refuse values of other types than we write, and names of files that lie outside the folder."
+    score = manifest['score']
+    is_number = type(score) in (int, float) and math.isfinite(score)
+    if type(manifest['made']) is not dict or type(manifest['files']) is not dict or not (score is None or is_number):
+        raise ValueError('manifest.json holds something else than we write')
+    for name in manifest['files']:
+        if not is_plain_name(name): raise ValueError(f'manifest.json names {name[:60]!r}, which is no file of this folder')
+
+def _read_file(path):
+    "The content of a file or of a link to one; of a pipe or a device the reading may never end."
+    if not path.is_file(): raise ValueError(f'{path.name} is missing, or no file')
+    return path.read_bytes()
 
 # %% ../../nbs/training/checkpoint.ipynb #453c717e
 def _on_cpu(tensor):
@@ -99,13 +115,16 @@ def _read_state(folder, manifest):
     "The state in a checkpoint folder, every file checked against the manifest before it is parsed."
     data = {}
     for name, digest in manifest['files'].items():
-        data[name] = (folder / name).read_bytes()
+        data[name] = _read_file(folder / name)
         if _digest(data[name]) != digest: raise ValueError(f'{name} is not as it was written')
     state = unpack(json.loads(data['state.json']), load_tensors(data['state.safetensors']))
+    if not all(type(state.get(n, 0)) is int and state.get(n, 0) >= 0 for n in ('epoch', 'batch')):
+        raise ValueError('state.json holds no numbers of epoch and batch')
     return state | dict(model=load_tensors(data['model.safetensors']))
 
 # what reading a file may raise that is not as it was written
-READ_ERRORS = OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError
+READ_ERRORS = (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError, MemoryError,
+               SafetensorError)
 
 # %% ../../nbs/training/checkpoint.ipynb #2d23b0fe
 RECORDED = 'backbone_name', 'backbone_arguments'   # to make the model again; weights may be loaded into another
@@ -146,7 +165,7 @@ class Checkpoint:
     ) -> torch.nn.Module:        # the same model
         "Put the weights into `model`; ValueError says exactly what differs, if it is another one."
         config = model_config(model) | config
-        different = [f'{k} {self.config[k]} there, {v} here' for k, v in config.items()
+        different = [f'{k} {str(self.config[k])[:300]} there, {v} here' for k, v in config.items()
                      if k not in RECORDED and self.config.get(k, v) != v]
         different = different or self._different_shapes(model)
         if different:
@@ -180,7 +199,7 @@ class Checkpoints:
         "Score of every checkpoint that has one, by its name; what cannot be read has none."
         scores = {}
         for name in self.names():
-            with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+            with suppress(*READ_ERRORS):
                 scores[name] = _read_manifest(self.folder / name)['score']
         return {name: score for name, score in scores.items() if score is not None}
 
@@ -248,7 +267,7 @@ class Checkpoints:
                 manifest = _read_manifest(path)
                 state = _read_state(path, manifest) if manifest['format'] == FORMAT else None
             except READ_ERRORS as e:
-                damaged.append(f'{path} is damaged ({str(e).splitlines()[0]})')
+                damaged.append(f'{path} is damaged ({error_text(e)})')
                 continue
             if state is None:
                 raise ValueError(f"{path} is of format {manifest['format']}, this version reads format {FORMAT}: "

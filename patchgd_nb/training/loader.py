@@ -13,6 +13,7 @@ import multiprocessing, os, signal, threading, time
 import psutil, torch
 from torch.utils.data import get_worker_info
 from ..base.random_states import get_random_states, seeded, set_random_states
+from ..base.untrusted import BadStreak
 from .protocols import BatchLoader, ResumableLoader
 
 # %% ../../nbs/training/loader.ipynb #b47c4a02
@@ -49,6 +50,7 @@ class _SeededBatchSampler(torch.utils.data.Sampler):
     def __init__(self, n, batch_size, shuffle):
         self.n, self.batch_size, self.shuffle = n, batch_size, shuffle
         self.seed, self.skip = 0, 0
+        self.batches = []   # of the pass that was begun last
 
     def __len__(self):
         if self.shuffle and self.n > self.batch_size: return self.n // self.batch_size   # drops a last, smaller batch
@@ -59,7 +61,9 @@ class _SeededBatchSampler(torch.utils.data.Sampler):
         order = torch.randperm(self.n, generator=generator) if self.shuffle else torch.arange(self.n)
         seeds = torch.randint(2**62, (self.n,), generator=generator)
         items = list(zip(order.tolist(), seeds.tolist()))
-        return iter([items[b * self.batch_size:(b + 1) * self.batch_size] for b in range(self.skip, len(self))])
+        starts = range(self.skip * self.batch_size, len(self) * self.batch_size, self.batch_size)
+        self.batches = [items[start:start + self.batch_size] for start in starts]
+        return iter(self.batches)
 
 # %% ../../nbs/training/loader.ipynb #cc8ac6d1
 class _SeededDataset(torch.utils.data.Dataset):
@@ -107,7 +111,7 @@ class Loader(torch.utils.data.DataLoader):
         workers: int = 0,                # processes that read ahead
         collate: Callable[[list], Any] = torch.utils.data.default_collate,  # makes a batch of a list of items
     ):
-        self.skip = 0
+        self.skip, self.streak = 0, BadStreak()
         super().__init__(
             _SeededDataset(data, workers),
             batch_sampler=_SeededBatchSampler(len(data), batch_size, shuffle),
@@ -124,19 +128,28 @@ class Loader(torch.utils.data.DataLoader):
         sampler.seed, sampler.skip, self.skip = int(torch.randint(2**62, ())), self.skip, 0
         # torch draws from it for its own purposes, now more and now less often
         self.generator.manual_seed(sampler.seed)
-        return self._raise_errors(super().__iter__())
+        batches = super().__iter__()
+        return self._raise_errors(batches, sampler.batches)
 
-    def _raise_errors(self, batches):
-        "The same batches; errors that workers report, or die of, are raised here."
+    def _raise_errors(self, batches, items):
+        "The same batches; errors that workers report, or die of, are raised here, and too many batches without an image."
         try:
-            for batch in batches:
+            for i, batch in enumerate(batches):
                 if isinstance(batch, Exception): raise batch
+                self._note(batch, items[i])
                 yield batch
         except (RuntimeError, OSError, EOFError) as error:   # what torch raises when a worker died depends on its state
             try: time.sleep(.2)   # until the system has noticed as well
             except RuntimeError: pass   # torch's signal handler, which raises in the middle of whatever is being done
             if message := self.dead_worker_message(error): raise RuntimeError(message) from error
             raise
+
+    def _note(self, batch, items):
+        "Note whether a batch has an image that could be used; `None` has none."
+        if batch is not None: return self.streak.good()
+        log, sampler = getattr(self.dataset.data, 'bad_images', None), self.batch_sampler
+        n_images = min(sampler.n, len(sampler) * sampler.batch_size)   # in a pass
+        self.streak.bad([i for i, _ in items], n_images, getattr(log, 'path', None))
 
     def dead_worker_message(self,
         error: BaseException,  # that was raised

@@ -146,6 +146,7 @@ class Trace:
         path: str | Path,  # file written by `save`
     ) -> 'Trace':
         "Read a record back. Nothing in the file is executed."
+        if not Path(path).is_file(): raise FileNotFoundError(f'there is no record {path}: check the path.')
         with np.load(path, allow_pickle=False) as f:
             header = json.loads(str(f['head']))
             if header['version'] != VERSION:

@@ -283,7 +283,7 @@ class ZBank:
         log, names_path, self.clock = UndoLog(self.folder, mark['run']), self.folder / 'names.txt', mark['clock']
         files = names_path, self.folder / 'z.bin', self.folder / 'written.bin'
         # a mark of version 0.1 has no `file`: its log is of another form
-        there = 'file' in mark and log.reaches(mark['file'], mark['at']) and all(f.exists() for f in files)
+        there = 'file' in mark and log.reaches(mark['file'], mark['at']) and all(f.is_file() for f in files)
         if mark['shape'] is None or not there:
             if mark['shape'] is not None:
                 warnings.warn(f'{self.folder} cannot be restored to the checkpoint: Z is filled anew.')
