@@ -18,7 +18,7 @@ from .pyramid import write_pyramid
 from .readers import PHOTO_FORMATS, PHOTO_SUFFIXES, open_image
 from .windows import cut_window
 
-# %% ../../nbs/images/convert.ipynb #0fef5f04
+# %% ../../nbs/images/convert.ipynb #360cd488
 class Scale(NamedTuple):
     "Which value becomes black and which white."
     low: float
@@ -27,16 +27,16 @@ class Scale(NamedTuple):
     def __call__(self,
         values: np.ndarray,  # of any type of number
     ) -> np.ndarray:         # uint8, of the same shape
-        "From values to 0 to 255, rounded; what lies beyond is clipped."
-        step = 255 / (self.high - self.low)
-        if values.dtype.kind != 'u' or values.dtype.itemsize > 2: return self._scaled(values, step)
-        table = self._scaled(np.arange(np.iinfo(values.dtype).max + 1), step)   # few values: looked up
+        "From values to 0 to 255, in steps of equal width; what lies beyond is clipped."
+        if values.dtype.kind == 'b': return values * np.uint8(255)
+        if values.dtype.kind != 'u' or values.dtype.itemsize > 2: return self._scaled(values)
+        table = self._scaled(np.arange(np.iinfo(values.dtype).max + 1))   # few values: looked up
         return table[values]
 
-    def _scaled(self, values, step):
-        if values.dtype.kind == 'f' and not np.isfinite(values).all():
-            raise ValueError('it holds values that are no finite numbers')
-        return np.rint((np.clip(values, self.low, self.high) - self.low) * step).astype(np.uint8)
+    def _scaled(self, values):
+        if not np.isfinite(values).all(): raise ValueError('it holds values that are no finite numbers')
+        width = self.high - self.low + (values.dtype.kind != 'f')   # of 0 to 65535 the upper eight of sixteen bits
+        return np.clip((values - np.float64(self.low)) * (256 / width), 0, 255).astype(np.uint8)
 
 def full_scale(
     dtype: np.dtype,             # of the image
