@@ -1,5 +1,5 @@
 "The command `patchgd`: what it understands, how it ends, what each part of it does."
-import contextlib, inspect, io, json, os, re, runpy, signal, subprocess, sys, time, tracemalloc
+import inspect, json, os, re, runpy, signal, subprocess, sys, time, tracemalloc
 from importlib import import_module
 from pathlib import Path
 import numpy as np, pandas as pd, pytest, tifffile
@@ -167,7 +167,9 @@ def test_predict_and_evaluate_are_wired_to_their_functions(here, tmp_path, monke
     assert here('predict', 'runs/a', 'slides')[0] == 2
     code, said = here('evaluate', 'runs/a', 't.csv')
     assert code == 0 and json.loads(said) == dict(run='runs/a', table='t.csv', data_dir=None)
-    for name in ('predict', 'evaluate'): sys.modules.pop(f'patchgd_nb.experiment.{name}', None)
+    for name in ('predict', 'evaluate'):   # the fakes leave
+        del sys.modules[f'patchgd_nb.experiment.{name}']
+        delattr(patchgd_nb.experiment, name)
 
 
 # --- the notebooks
@@ -231,8 +233,7 @@ def test_experiments_on_ones_own_images(tmp_path, monkeypatch, name):
     assert record['outcome'] == 'finished' and list(record['results']) == ['PatchGD'] and 0 <= record['results']['PatchGD']['accuracy'] <= 1
     assert list(summary['by_class']) == first['classes'] == sorted(first['classes']) and len(first['classes']) == (4 if 'photos' in name else 6)
     p = first['p']
-    table = pd.read_csv(p.table_path).assign(**{'class': lambda t: ['first', *['second'] * (len(t) - 1)]}) if 'photos' not in name else None
-    if table is not None: return
+    if name == 'train_slides': return
     rows = pd.read_csv(p.table_path)
     two = rows[rows['class'].isin(['one', 'two'])]
     two.to_csv(tmp_path / 'two.csv', index=False)
@@ -242,25 +243,17 @@ def test_experiments_on_ones_own_images(tmp_path, monkeypatch, name):
 
 # --- conversion
 
-def stored(tmp_path, pixels, **options):
-    tifffile.imwrite(tmp_path / 'in.tif', pixels, **options)
-    with tifffile.TiffFile(tmp_path / 'in.tif') as tif: image, said = unpack_page(tif, tif.pages[0], tmp_path / 'raw', **{})
-    return image.read(0, 0, *image.shape), said
-
-
 RNG = np.random.default_rng(0)
 GREY, COLOUR = RNG.integers(0, 65536, (70, 90), dtype=np.uint16), RNG.integers(0, 65536, (3, 70, 90), dtype=np.uint16)
 
-@pytest.mark.parametrize('options', [dict(), dict(compression='zlib', rowsperstrip=7), dict(tile=(32, 32)), dict(tile=(32, 48), compression='lzw', predictor=True), dict(byteorder='>'), dict(byteorder='>', compression='zlib'), dict(bigtiff=True)], ids=str)
+@pytest.mark.parametrize('options', [dict(), dict(compression='zlib', rowsperstrip=7), dict(rowsperstrip=7), dict(tile=(32, 32)), dict(tile=(32, 48), compression='lzw', predictor=True), dict(byteorder='>'), dict(byteorder='>', compression='zlib'), dict(bigtiff=True)], ids=str)
 def test_any_layout_of_numbers_is_unpacked_to_the_bit(tmp_path, options):
     "Grey, planes, and colours side by side, in strips, tiles and in one piece: the upper eight of sixteen bits."
-    order = options.pop('byteorder', None)
-    write = dict(options, **(dict(byteorder=order) if order else {}))
     for pixels, layout, wanted in ((GREY, dict(photometric='minisblack'), np.repeat(GREY[..., None], 3, 2)), (GREY, dict(photometric='miniswhite'), np.repeat(65535 - GREY[..., None], 3, 2)),
                                    (COLOUR, dict(photometric='rgb', planarconfig='separate'), np.moveaxis(COLOUR, 0, 2)), (np.moveaxis(COLOUR, 0, 2), dict(photometric='rgb'), np.moveaxis(COLOUR, 0, 2))):
         path = tmp_path / 'in.tif'
-        kw = {k: v for k, v in write.items() if k not in ('byteorder', 'bigtiff')}
-        with tifffile.TiffWriter(path, byteorder=write.get('byteorder'), bigtiff=write.get('bigtiff', False)) as tif: tif.write(np.ascontiguousarray(pixels), **layout, **kw)
+        kw = {k: v for k, v in options.items() if k not in ('byteorder', 'bigtiff')}
+        with tifffile.TiffWriter(path, byteorder=options.get('byteorder'), bigtiff=options.get('bigtiff', False)) as tif: tif.write(np.ascontiguousarray(pixels), **layout, **kw)
         with tifffile.TiffFile(path) as tif: image, said = unpack_page(tif, tif.pages[0], tmp_path / 'raw')
         assert (image.read(0, 0, 70, 90) == wanted >> 8).all() and f'{pixels.min()} to {pixels.max()}' in said
 

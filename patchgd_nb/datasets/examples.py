@@ -5,8 +5,7 @@
 # %% auto #0
 __all__ = ['DIGITS', 'plan_slides', 'make_slides', 'make_photos']
 
-# %% ../../nbs/datasets/examples.ipynb #7ac67c83
-from functools import partial
+# %% ../../nbs/datasets/examples.ipynb #038642a4
 from pathlib import Path
 import os
 import numpy as np, pandas as pd
@@ -21,13 +20,13 @@ from .ultramnist import PlacedDigit, draw_image
 from ..images.prepare import prepare_folder, prepare_tcga
 from ..images.pyramid import write_pyramid
 
-# %% ../../nbs/datasets/examples.ipynb #69146a62
-def _draw_slide(row, out, size):
-    "Draw the slide of a row, unless it is there."
-    path = out / row.path
+# %% ../../nbs/datasets/examples.ipynb #5a2ccfa6
+def _draw_slide(job):
+    "Draw one slide and write its file, unless it is there."
+    path, seed, primary, secondary, size, provider = job
     if path.exists(): return
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_pyramid(path, draw_biopsy(row.seed, row.primary, row.secondary, size, row.data_provider).pixels)
+    write_pyramid(path, draw_biopsy(seed, primary, secondary, size, provider).pixels)
 
 def plan_slides(
     n: int,      # slides
@@ -55,8 +54,9 @@ def make_slides(
     "Make synthetic slides in the layout of TCGA, and prepare them."
     check_counts(n=n, size=size, folds=folds, workers=workers)
     out, rows, workers = Path(out), plan_slides(n, seed), workers or os.cpu_count()
-    with ProcessPoolExecutor(workers) as pool:
-        list(pool.map(partial(_draw_slide, out=out / 'images', size=size), rows.itertuples()))
+    jobs = [(out / 'images' / row.path, row.seed, row.primary, row.secondary, size, row.data_provider)
+            for row in rows.itertuples()]
+    with ProcessPoolExecutor(workers) as pool: list(pool.map(_draw_slide, jobs))
     labels = rows[['patient', 'class']].drop_duplicates()
     write_atomic(out / 'labels.csv', labels.set_axis(['id', 'label'], axis=1).to_csv(index=False))
     prepare_tcga(out / 'images', out / 'labels.csv', out, folds, seed, True, workers, progress)

@@ -226,7 +226,7 @@ class Slides(Prepared):
 
 class Photos(Prepared):
     "Parameters of `train_photos`."
-    n_photos: Annotated[int, Field(ge=8, le=10**6, description='a whole number from 8')]
+    n_photos: Annotated[int, Field(ge=16, le=10**6, description='a whole number from 16')]   # the first 12 train
 
     @property
     def example_size(self) -> int:

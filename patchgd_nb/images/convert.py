@@ -95,7 +95,7 @@ def over_white(
     if not is_multiplied: colour = (colour * opacity + 127) // 255
     return np.minimum(colour + 255 - opacity, 255).astype(np.uint8)
 
-# %% ../../nbs/images/convert.ipynb #2df07164
+# %% ../../nbs/images/convert.ipynb #2df5e35e
 COLOURS = {0: 1, 1: 1, 2: 3}   # samples, by TIFF's photometric interpretation: white is zero, black is zero, RGB
 
 def is_plain(
@@ -110,8 +110,10 @@ def is_plain(
 def _parts(tif, page):
     "Decoded parts of a page, (height, width, samples), and where they belong: first row, first column, plane."
     if page.is_memmappable:   # no compression: cut into bands
-        for plane, start in enumerate(page.dataoffsets if page.planarconfig == 2 else page.dataoffsets[:1]):
-            shape = page.imagelength, page.imagewidth, 1 if page.planarconfig == 2 else page.samplesperpixel
+        n_planes, n = (page.samplesperpixel, 1) if page.planarconfig == 2 else (1, page.samplesperpixel)
+        shape = page.imagelength, page.imagewidth, n
+        for plane in range(n_planes):
+            start = page.dataoffsets[0] + plane * shape[0] * shape[1] * page.dtype.itemsize
             for row in range(0, shape[0], 256):
                 values = np.memmap(tif.filehandle.path, tif.byteorder + page.dtype.char, 'r', start, shape)
                 yield np.array(values[row:row + 256]), row, 0, plane
@@ -211,7 +213,7 @@ def _levels(shape):
     "How many times smaller each level is: four times than the one before, until a screen shows it."
     return tuple(f for f in (1, 4, 16, 64) if f == 1 or max(shape) // f >= 256 and min(shape) // f >= 32)
 
-# %% ../../nbs/images/convert.ipynb #44f320a6
+# %% ../../nbs/images/convert.ipynb #e057876f
 SCREEN_PIXEL = 25400 / 96   # micrometres: written where nobody knows better, and by readers taken for unknown
 
 def convert_image(
@@ -232,7 +234,8 @@ def convert_image(
     try:
         with _any_size():
             try: image, values = _open_source(source, unpacked, low, high)
-            except ValueError as e: raise _sentence(source, e) from e
+            except (OSError, MemoryError): raise
+            except Exception as e: raise _sentence(source, e) from e   # a damaged file: codecs raise anything
             um_per_pixel = image.um_per_pixel or SCREEN_PIXEL
             write_pyramid(out, image, _levels(image.shape), quality=quality, um_per_pixel=um_per_pixel)
     finally: unpacked.unlink(missing_ok=True)
@@ -241,4 +244,4 @@ def convert_image(
 def _sentence(path, error):
     "The error in one sentence that names the file."
     text = error_text(error)
-    return error if str(path) in text else ValueError(f'{path} cannot be converted: {text}.')
+    return ValueError(str(error) if str(path) in text else f'{path} cannot be converted: {text}.')
