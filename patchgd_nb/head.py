@@ -156,8 +156,11 @@ def make_head(
     n_classes: int,        # number of classes
 ) -> nn.Module:            # from Z (B, latent_dim, *grid) to class scores (B, n_classes)
     "The head called `name`; a ValueError names the known ones."
-    if name == 'attention': return AttentionHead(latent_dim, shape, n_classes)
-    if name in SIZES: return ConvHead(latent_dim, shape, n_classes, name)
-    if name in PUBLISHED: return PublishedHead(latent_dim, shape, n_classes, name)
-    known = ', '.join([*SIZES, *PUBLISHED, 'attention'])
-    raise ValueError(f'head={name!r} is not known: choose one of {known}.')
+    if name == 'attention': head = AttentionHead(latent_dim, shape, n_classes)
+    elif name in SIZES: head = ConvHead(latent_dim, shape, n_classes, name)
+    elif name in PUBLISHED: head = PublishedHead(latent_dim, shape, n_classes, name)
+    else:
+        known = ', '.join([*SIZES, *PUBLISHED, 'attention'])
+        raise ValueError(f'head={name!r} is not known: choose one of {known}.')
+    head.recipe = dict(name=name, arguments={})   # for checkpoints, which make it again
+    return head

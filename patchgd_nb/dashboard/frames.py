@@ -51,13 +51,17 @@ class ZColours:
 def contributions(
     model: PatchModel,     # its head is used, in eval mode
     z: Tensor,             # (1, latent_dim, *grid.shape)
-) -> tuple[Tensor, int]:   # (K,), and the winning class
-    "What each cell of Z adds to the score of the winning class."
+    winner: int | None = None,     # the class whose score is meant; the one with the highest unless given
+    blank: Tensor | None = None,   # Z of a blank image, of the same shape; zeros unless given
+) -> tuple[Tensor, int]:   # (K,), and the class
+    "What each cell of Z adds to the score of a class, compared with a blank cell: to first order, by the gradient."
     z = z.detach().clone().requires_grad_()
     with torch.enable_grad(), module_mode(model.head, 'eval'):
         scores = model.head(z)[0]
-        grad, = torch.autograd.grad(scores.max(), z)
-    return (grad * z).sum(1).flatten().detach(), int(scores.argmax())
+        winner = int(scores.argmax()) if winner is None else winner
+        grad, = torch.autograd.grad(scores[winner], z)
+    difference = z if blank is None else z - blank
+    return (grad * difference).sum(1).flatten().detach(), winner
 
 # %% ../../nbs/dashboard/frames.ipynb #a23b1b39
 def _small_pixels(image, max_size):

@@ -36,8 +36,7 @@ class SlidePrediction:
                              'a slide needs a model over a square canvas.')
         self.image = open_image(image) if isinstance(image, (str, Path)) else image
         self.model, self.canvas = model, Canvas(self.image, grid.image_size[0], um_per_pixel, background)
-        shrunk = self.image.shape[0] / self.image.levels[self.canvas.level][0]
-        self.step = shrunk * self.canvas.factor   # pixels of the file along one of the canvas
+        self.step = self.canvas.step   # pixels of the file along one of the canvas
         self.content = content_share(self.canvas, grid, blank)
         self.small, self.small_scale = overview(self.image, max(1, max(self.image.shape) / 1024))
         self.predict()
@@ -46,7 +45,8 @@ class SlidePrediction:
         "Encode the slide with the model as it is now: latents (K, latent_dim), what each patch adds to the score (K,)."
         model = self.model
         z = model.fill([self.canvas], content=self.content[None])
-        share, self.winner = contributions(model, z)
+        blank = model.blank_z(1).transpose(1, 2).view_as(z)
+        share, self.winner = contributions(model, z, blank=blank)
         with torch.no_grad(), module_mode(model.head, 'eval'):
             self.probability = float(model.head(z)[0].softmax(0)[self.winner])
         filled = self.content.numpy() > 0
@@ -67,8 +67,7 @@ class SlidePrediction:
         *sizes: float,            # height, width
     ) -> tuple[float, ...]:       # the same in the file, in pixels of level 0
         "A place on the canvas as a place in the file."
-        y, x = self.canvas.box[:2]
-        return (top - y) * self.step, (left - x) * self.step, *(s * self.step for s in sizes)
+        return self.canvas.to_file(top, left, *sizes)
 
     def to_canvas(self,
         top: float, left: float,  # a place in the file, in pixels of level 0

@@ -39,6 +39,7 @@ class DigitSumHead(nn.Module):
     ):
         super().__init__()
         self.max_sum = max_sum
+        self.recipe = dict(name='DigitSumHead', arguments=dict(max_sum=max_sum, width=width))   # for checkpoints
         self.layers = nn.Sequential(nn.Conv2d(latent_dim, width, 3, padding=1), nn.ReLU(),
                                     nn.Conv2d(width, width, 3, padding=1), nn.ReLU())
         self.digit = nn.Conv2d(width, 10, 1)
@@ -74,4 +75,7 @@ def stroke_backbone(
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, nonlinearity='relu')   # without normalisation, it keeps the scale
             nn.init.zeros_(layer.bias)
-    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(n_in * (patch_size // 16) ** 2, latent_dim))
+    net = nn.Sequential(*layers, nn.Flatten(), nn.Linear(n_in * (patch_size // 16) ** 2, latent_dim))
+    # for checkpoints, which make it again
+    net.recipe = dict(name='stroke_backbone', arguments=dict(patch_size=patch_size, channels=channels))
+    return net

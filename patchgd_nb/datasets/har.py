@@ -97,5 +97,7 @@ def signal_backbone(
     "Three 1-D convolutions and a linear layer, for patches of any length from 4 samples."
     def layer(n_in, n_out, stride):
         return nn.Sequential(nn.Conv1d(n_in, n_out, 5, stride, 2), nn.GroupNorm(8, n_out), nn.ReLU())
-    return nn.Sequential(layer(in_chans, width, 1), layer(width, width, 2), layer(width, width, 2),
-                         nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(width, latent_dim))
+    net = nn.Sequential(layer(in_chans, width, 1), layer(width, width, 2), layer(width, width, 2),
+                        nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(width, latent_dim))
+    net.recipe = dict(name='signal_backbone', arguments=dict(in_chans=in_chans, width=width))   # for checkpoints
+    return net

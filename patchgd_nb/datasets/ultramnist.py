@@ -266,6 +266,10 @@ class UltraMNIST:
 
     def __len__(self) -> int: return len(self.rows)
 
+    def describe(self) -> dict[str, str]:
+        "How images are read, as a checkpoint notes it."
+        return dict(kind='ultramnist')
+
     def __getitem__(self, i: int) -> 'tuple[torch.Tensor, int, torch.Tensor, str] | None':
         import torch   # here, for processes that draw need none of it
         row = self.rows.iloc[i]

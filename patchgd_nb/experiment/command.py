@@ -201,7 +201,6 @@ def make_parser() -> argparse.ArgumentParser:
     doctors.set_defaults(call=_examine)
     groups = {}
     for command in COMMANDS:
-        if not command.is_there(): continue
         group, _, name = command.words.rpartition(' ')
         if group and group not in groups:
             groups[group] = commands.add_parser(group, help=GROUPS[group]).add_subparsers(required=True, metavar='what')

@@ -66,7 +66,7 @@ def add_argument(
     if annotation.startswith(('list[', 'tuple[')): options['nargs'] = '*'
     parser.add_argument(flag, dest=name, type=kind, default=default, required=default is REQUIRED, **options)
 
-# %% ../../nbs/experiment/options.ipynb #f31033d4
+# %% ../../nbs/experiment/options.ipynb #88ceb563
 class Command(NamedTuple):
     "A command that calls a function."
     words: str             # 'make panda', say
@@ -77,10 +77,6 @@ class Command(NamedTuple):
     def signature(self) -> Signature:
         "Of the function."
         return read_signature(f'patchgd_nb.{self.module}', self.function)
-
-    def is_there(self) -> bool:
-        "Whether its module is."
-        return find_spec(f'patchgd_nb.{self.module}') is not None
 
     def call(self,
         arguments: dict[str, Any],  # by name

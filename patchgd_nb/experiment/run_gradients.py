@@ -19,6 +19,7 @@ from ..datasets.panda import make_mini_panda, read_panda
 from ..datasets.ultramnist import UltraMNIST, make_ultramnist, read_ultramnist
 from . import parameters
 from .gradients import GradientReport, check_gradients, still_copy
+from .rebuild import find_checkpoint, rebuild
 from .step_recorder import record_step
 from ..images.slides import SlideDataset, collate
 from ..memory import forward_bytes
@@ -26,7 +27,7 @@ from ..model import PatchModel
 from ..patches import PatchGrid
 from ..sampler import CoverSampler, UniformSampler, WeightedSampler
 from ..strategy import CarryPatchGD, ExactPatchGD, GradientDescent, PatchGD, Strategy
-from ..training.checkpoint import Checkpoint, Checkpoints
+from ..training.checkpoint import Checkpoint
 from ..training.loader import Batch
 from ..training.zbank import ZBank
 
@@ -37,10 +38,7 @@ def read_run(
     "What a run left on the disk; a ValueError says what is not there."
     run = Path(run)
     record = run / 'run.json' if run.name != 'patchgd' else run.parent / 'run.json'
-    folder = next((f for f in (run / 'patchgd', run) if Checkpoints(f).names()), None)
-    if folder is None:
-        raise ValueError(f'{run} holds no checkpoint of a run: give an out_dir, or the checkpoint folder of a Trainer.')
-    checkpoint = Checkpoints(folder).load()
+    checkpoint = find_checkpoint(run, best=False)
     if not record.is_file(): return checkpoint, None
     try:
         about = json.loads(record.read_text(encoding='utf-8'))
@@ -97,6 +95,8 @@ def rebuild_model(
 ) -> PatchModel:
     "The model of a checkpoint, with its weights; a ValueError says why it cannot be made."
     made, weights, folder = checkpoint.config, checkpoint.state['model'], checkpoint.folder
+    described = (made.get('description') or {}).get('model')
+    if described and described['backbone'] and described['head']: return rebuild(checkpoint, averaged=False)
     if not made['grid']: raise ValueError(f'{folder} holds a model of whole images: it has no patches to compare.')
     if isinstance(p, parameters.UltraMnist): return checkpoint.load_into(p.make_model())
     grid = PatchGrid(**{k: literal_eval(v) for k, v in re.findall(r'(\w+)=(\(.*?\))', made['grid'])})

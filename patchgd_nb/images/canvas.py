@@ -80,6 +80,18 @@ class Canvas:
         "(height, width), both `size`."
         return self.size, self.size
 
+    @property
+    def step(self) -> float:
+        "Pixels of level 0 of the file along one pixel of the canvas."
+        return self.image.shape[0] / self.image.levels[self.level][0] * self.factor
+
+    def to_file(self,
+        top: float, left: float,  # a place on the canvas
+        *sizes: float,            # height, width
+    ) -> tuple[float, ...]:       # the same in the file, in pixels of level 0
+        "A place on the canvas as a place in the file."
+        return (top - self.box[0]) * self.step, (left - self.box[1]) * self.step, *(s * self.step for s in sizes)
+
     def read(self,
         row: int,     # first pixel of the window
         col: int,

@@ -109,6 +109,7 @@ class SlideDataset(torch.utils.data.Dataset):
         self.bad_images = BadImageLog(on_bad, bad_list, len(rows))
         self.lazy = max(grid.image_size) > LAZY_ABOVE if lazy is None else lazy
         self.canvas_options = dict(size=grid.image_size[0], um_per_pixel=um_per_pixel, background=background)
+        self.options = dict(um_per_pixel=um_per_pixel, background=background, blank=blank, lazy=lazy)
         opened = open_once(list(rows.path), self._open, progress)
         errors = [result if isinstance(result, Exception) else None for result in opened]
         self.rows = drop_bad_rows(rows, errors, self.bad_images)
@@ -124,6 +125,10 @@ class SlideDataset(torch.utils.data.Dataset):
         except (ValueError, OSError) as e: return ValueError(str(e))   # without the frames and files that `e` holds on to
 
     def __len__(self) -> int: return len(self.rows)
+
+    def describe(self) -> dict:
+        "How images are read, as a checkpoint notes it: prediction then reads the same pixels."
+        return dict(kind='slides', **self.options)
 
     def pixels(self,
         i: int,       # number of the image

@@ -14,6 +14,7 @@ import time
 import torch
 from ..base.random_states import get_random_states, set_random_states
 from .checkpoint import Checkpoint, Checkpoints, model_config
+from .description import RunDescription
 from .protocols import CheckpointAware, ResumableLoader, Stateful
 from .trace import Trace
 
@@ -97,6 +98,7 @@ class RunCheckpoints:
         self.checkpoints = Checkpoints(folder) if folder else None
         self.save_minutes, self.saved_at = save_minutes, time.perf_counter()
         self.place = None   # epoch and batch of the newest checkpoint
+        self.description = RunDescription()
 
     def is_due(self) -> bool:
         "Whether it is time for a checkpoint inside an epoch."
@@ -134,8 +136,9 @@ class RunCheckpoints:
         if metrics is not None: score = trainer.evaluation.score(metrics) if metrics else float(trainer.epoch)
         if score is not None and score > trainer.best: trainer.best = score
         made_with = dict(optimizer=type(trainer.optimizer).__name__, strategy=repr(trainer.strategy),
-                         torch=torch.__version__)
-        config, files = model_config(trainer.model) | made_with, {'trace.npz': trainer.trace.save}
+                         torch=torch.__version__, description=self.description.describe(trainer))
+        config = model_config(trainer.model) | made_with
+        files = {'trace.npz': trainer.trace.save, 'images.json': self.description.images_file(trainer)}
         written = self.checkpoints.save(self.state(trainer), config, score, files)
         if written: self.place = trainer.epoch, trainer.batch
         if written and isinstance(trainer.strategy, CheckpointAware): trainer.strategy.checkpoint_written()
