@@ -97,7 +97,7 @@ def test_pip_install_alone_trains_one_batch(tmp_path):
 
 @pytest.mark.slow
 def test_a_users_way_through_an_empty_environment(wheel, tmp_path):
-    "Only the wheel is installed: the doctor, the notebooks, a cohort, the main job; downloads several gigabytes."
+    "Only the wheel is installed: the doctor, the notebooks, a cohort, the main job, predictions; downloads several gigabytes."
     venv.create(tmp_path / 'venv', with_pip=True)
     python, env = tmp_path / 'venv/bin/python', {k: v for k, v in os.environ.items() if k != 'PYTHONPATH'}
     subprocess.run([python, '-m', 'pip', 'install', '-q', str(wheel)], check=True, timeout=1800)
@@ -112,3 +112,5 @@ def test_a_users_way_through_an_empty_environment(wheel, tmp_path):
     run('run', 'panda', '-p', 'data_dir=cohort', '-p', 'out_dir', 'runs/a', '-p', 'image_size=512', '-p', 'epochs=1', '-p', 'folds=2', '-p', 'batch_size=2')
     record = json.loads((tmp_path / 'runs/a/run.json').read_text())
     assert record['outcome'] == 'finished' and record['code'] is None and (tmp_path / 'runs/a/train_panda.ipynb').is_file()
+    run('predict', 'runs/a', 'cohort/train_images', '--out', 'predictions')
+    assert len((tmp_path / 'predictions/predictions.csv').read_text().splitlines()) == 13 and len(list((tmp_path / 'predictions/maps').glob('*.geojson'))) == 12

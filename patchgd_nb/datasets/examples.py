@@ -20,7 +20,7 @@ from .ultramnist import PlacedDigit, draw_image
 from ..images.prepare import prepare_folder, prepare_tcga
 from ..images.pyramid import write_pyramid
 
-# %% ../../nbs/datasets/examples.ipynb #5a2ccfa6
+# %% ../../nbs/datasets/examples.ipynb #8272c044
 def _draw_slide(job):
     "Draw one slide and write its file, unless it is there."
     path, seed, primary, secondary, size, provider = job
@@ -42,6 +42,7 @@ def plan_slides(
     rows['class'] = [f'grade group {grade}' if grade else 'benign' for grade in rows.isup_grade]
     return rows
 
+# %% ../../nbs/datasets/examples.ipynb #33671051
 def make_slides(
     out: str | Path,             # folder to make: images/, labels.csv, and images.csv of `prepare_tcga`
     n: int = 120,                # slides

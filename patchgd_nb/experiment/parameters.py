@@ -163,6 +163,7 @@ class CanvasImages(Images):
         "Image size and patch size, in pixels."
         return self.image_size, self.patch_size
 
+# %% ../../nbs/experiment/parameters.ipynb #171b24ff
 class Panda(CanvasImages):
     "Parameters of `train_panda`."
     n_slides: PositiveInt
@@ -213,6 +214,7 @@ class Prepared(CanvasImages):
         "The table of the images."
         return Path(self.table or Path(self.data_dir or self.example, 'images.csv'))
 
+# %% ../../nbs/experiment/parameters.ipynb #1b6b659d
 class Slides(Prepared):
     "Parameters of `train_slides`."
     n_slides: Annotated[int, Field(ge=12, le=10**6, description='a whole number from 12')]

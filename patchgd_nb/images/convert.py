@@ -95,7 +95,7 @@ def over_white(
     if not is_multiplied: colour = (colour * opacity + 127) // 255
     return np.minimum(colour + 255 - opacity, 255).astype(np.uint8)
 
-# %% ../../nbs/images/convert.ipynb #2df5e35e
+# %% ../../nbs/images/convert.ipynb #1d964d12
 COLOURS = {0: 1, 1: 1, 2: 3}   # samples, by TIFF's photometric interpretation: white is zero, black is zero, RGB
 
 def is_plain(
@@ -125,6 +125,7 @@ def _parts(tif, page):
         pixels, (plane, _, row, col, _), _ = page.decode(tif.filehandle.read(n_bytes), i, **tables)
         yield pixels[0, :page.imagelength - row, :page.imagewidth - col], row, col, plane
 
+# %% ../../nbs/images/convert.ipynb #47db50a7
 def unpack_page(
     tif: tifffile.TiffFile,
     page: tifffile.TiffPage,     # of the file
