@@ -10,6 +10,7 @@ from patchgd_nb.experiment.notebooks import find_notebook, notebook_files, noteb
 from patchgd_nb.experiment.options import REQUIRED, Command, add_argument
 from patchgd_nb.images import open_image
 from patchgd_nb.images.convert import convert_image, unpack_page
+from patchgd_nb.images.prepare import read_images
 from patchgd_nb.images.splits import class_names, split_by_fold, split_by_name
 
 TOP = Path(__file__).resolve().parent.parent
@@ -207,6 +208,13 @@ def test_splits_follow_the_table():
     assert [list(p.image_id) for p in split_by_name(rows)] == [['a', 'b'], ['c']] and class_names(rows) == ['x', 'class 1', 'z']
     for wrong in (lambda: split_by_fold(rows, 2), lambda: split_by_fold(rows.assign(fold='x'), 0), lambda: split_by_fold(rows.drop(columns='fold'), 0), lambda: split_by_name(rows[:2]), lambda: split_by_name(rows.drop(columns='split')), lambda: class_names(rows[:1])):
         with pytest.raises(ValueError, match='[.:]'): wrong()
+
+
+def test_a_row_without_a_class_makes_none(tmp_path):
+    for name in 'ab': Image.new('RGB', (8, 8)).save(tmp_path / f'{name}.png')
+    (tmp_path / 'images.csv').write_text('image_id,path,class\na,a.png,cat\nb,b.png,dog\nc,a.png,\n')
+    rows = read_images(tmp_path / 'images.csv', tmp_path, 'skip', tmp_path / 'bad.csv')
+    assert list(rows.label) == [0, 1] and class_names(rows) == ['cat', 'dog']
 
 
 SMALL = dict(train_photos=dict(n_photos=16, image_size=96, patch_size=32, epochs=1, batch_size=4), train_slides=dict(n_slides=12, image_size=256, epochs=1, batch_size=2))

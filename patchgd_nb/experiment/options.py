@@ -66,7 +66,7 @@ def add_argument(
     if annotation.startswith(('list[', 'tuple[')): options['nargs'] = '*'
     parser.add_argument(flag, dest=name, type=kind, default=default, required=default is REQUIRED, **options)
 
-# %% ../../nbs/experiment/options.ipynb #88ceb563
+# %% ../../nbs/experiment/options.ipynb #20221cbd
 class Command(NamedTuple):
     "A command that calls a function."
     words: str             # 'make panda', say
@@ -98,7 +98,8 @@ def add_command(
 class _DefaultsInHelp(argparse.ArgumentDefaultsHelpFormatter):
     "Says a default where there is one to say."
     def _get_help_string(self, action):
-        return action.help if action.default in (None, False, REQUIRED) else super()._get_help_string(action)
+        is_silent = any(action.default is silent for silent in (None, False, REQUIRED))   # 0 is worth saying
+        return action.help if is_silent else super()._get_help_string(action)
 
 # %% ../../nbs/experiment/options.ipynb #c7f02f2d
 def call_command(
