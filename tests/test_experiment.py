@@ -8,11 +8,12 @@ from nbformat.v4 import new_code_cell, new_notebook
 from patchgd_nb.experiment import parameters
 from patchgd_nb.experiment.record import RunRecord, to_plain_data
 from patchgd_nb.experiment.command import read_defaults, parse_value
-from patchgd_nb.experiment.parameters import Har, Panda, UltraMnist
+from patchgd_nb.experiment.parameter_record import HeadName
+from patchgd_nb.experiment.parameters import Har, Panda, Photos, Slides, UltraMnist
 from patchgd_nb.head import PUBLISHED, SIZES
 
 TOP = Path(__file__).resolve().parent.parent
-RECORDS = dict(train_panda=Panda, train_ultramnist=UltraMnist, train_har=Har)
+RECORDS = dict(train_panda=Panda, train_ultramnist=UltraMnist, train_har=Har, train_slides=Slides, train_photos=Photos)
 DEFAULTS = {n: read_defaults(TOP / f'nbs/{n}.ipynb') for n in RECORDS}
 NAMES = [(n, f) for n, d in DEFAULTS.items() for f in d]
 ENV = dict(os.environ, PYTHONPATH=os.pathsep.join([str(TOP), os.environ.get('PYTHONPATH', '')]))
@@ -76,7 +77,7 @@ def test_what_is_derived():
     assert u[0].max_seconds is None   # what a newcomer runs does not depend on a clock
     given = UltraMnist.check({**DEFAULTS['train_ultramnist'], 'minutes': .5, 'epochs': 3})
     assert (given.max_epochs, given.max_seconds) == (3, 30)
-    assert {*SIZES, *PUBLISHED, 'attention'} == set(parameters.HeadName.__origin__.__args__)
+    assert {*SIZES, *PUBLISHED, 'attention'} == set(HeadName.__origin__.__args__)
 
 
 @given(st.sampled_from(NAMES), st.integers(0, 20), st.sampled_from(string.ascii_lowercase))
@@ -169,7 +170,7 @@ def test_papermill_with_a_typo_fails_in_seconds(tmp_path):
 def test_the_command_refuses_before_a_kernel_starts(tmp_path, here, monkeypatch):
     import papermill
     monkeypatch.setattr(papermill, 'execute_notebook', lambda *a, **k: pytest.fail('a kernel would start'))
-    for args, says in ((['panda', '-p', 'fractoin', '0.1'], 'did you mean fraction?'), (['har', 'out.ipynb', '-p', 'epochs', '1.5'], 'epochs=1.5 is not a whole number'), (['panad'], 'there are har, panda, ultramnist'),
+    for args, says in ((['panda', '-p', 'fractoin', '0.1'], 'did you mean fraction?'), (['har', 'out.ipynb', '-p', 'epochs', '1.5'], 'epochs=1.5 is not a whole number'), (['panad'], 'there are har, panda, photos, slides, ultramnist'),
                        (['no.ipynb'], 'no.ipynb'), (['har', '-y', '{epochs: [1]}'], 'epochs=[1]'), (['har', '-y', 'epochs'], 'not a table in YAML')):
         code, said = here('run', *args)
         assert code == 2 and says in said and said.count('\n') == 1, said

@@ -1,7 +1,9 @@
 "The library without its contributors' tools."
-import importlib.util, shutil, subprocess, sys, venv, zipfile
+import importlib.util, json, os, shutil, subprocess, sys, venv, zipfile
 from pathlib import Path
 import pytest
+import patchgd_nb
+from patchgd_nb.experiment.notebooks import notebook_files
 
 TOP = Path(__file__).resolve().parent.parent
 
@@ -30,18 +32,54 @@ def test_every_module_works_without_the_contributors_tools():
     assert 'one batch trained' in run.stdout, run.stderr
 
 
-def test_the_wheel_holds_what_is_written_by_hand(tmp_path):
-    "Scripts of the views and `py.typed`, beside every module; built from a copy, with the setuptools that is there or else the index's."
-    source = tmp_path / 'source'
-    shutil.copytree(TOP / 'patchgd_nb', source / 'patchgd_nb', ignore=shutil.ignore_patterns('__pycache__'))
-    for name in ('setup.py', 'settings.ini', 'pyproject.toml', 'README.md', 'LICENSE'): shutil.copy(TOP / name, source)
+@pytest.fixture(scope='module')
+def wheel(tmp_path_factory):
+    "Built from a copy, with the setuptools that is there or else the index's."
+    folder = tmp_path_factory.mktemp('wheel')
+    source = folder / 'source'
+    for name in ('patchgd_nb', 'nbs'): shutil.copytree(TOP / name, source / name, ignore=shutil.ignore_patterns('__pycache__', '.ipynb_checkpoints', 'runs', 'data'))
+    for name in ('setup.py', 'settings.ini', 'pyproject.toml', 'README.md', 'LICENSE', 'MANIFEST.in'): shutil.copy(TOP / name, source)
     here = ['--no-build-isolation'] if importlib.util.find_spec('setuptools') else []
-    run = subprocess.run([sys.executable, '-m', 'pip', 'wheel', str(source), '--no-deps', *here, '-w', str(tmp_path)], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    run = subprocess.run([sys.executable, '-m', 'pip', 'wheel', str(source), '--no-deps', *here, '-w', str(folder)], cwd=folder, capture_output=True, text=True, timeout=300)
     assert run.returncode == 0, run.stdout[-1000:] + run.stderr[-1000:]
-    wheel, = tmp_path.glob('*.whl')
+    return next(folder.glob('*.whl'))
+
+
+def test_the_wheel_holds_what_is_written_by_hand(wheel):
+    "Scripts of the views and `py.typed`, beside every module."
     packed = set(zipfile.ZipFile(wheel).namelist())
     wanted = {p.relative_to(TOP).as_posix() for end in ('py', 'js') for p in (TOP / 'patchgd_nb').rglob(f'*.{end}')} | {'patchgd_nb/py.typed'}
     assert sum(name.endswith('.js') for name in wanted) >= 2 and wanted <= packed, wanted - packed
+
+
+def test_the_wheel_holds_the_notebooks(wheel):
+    "All that `patchgd copy` gives, in less than 4 MB."
+    packed = set(zipfile.ZipFile(wheel).namelist())
+    notebooks = {f'patchgd_nb/notebooks/{p.as_posix()}' for p in notebook_files(TOP / 'nbs')}
+    assert len(notebooks) > 80 and notebooks <= packed, notebooks - packed
+    assert wheel.stat().st_size < 4_000_000
+
+
+def environment_of(folder): return dict({k: v for k, v in os.environ.items() if k != 'PYTHONPATH'}, PYTHONPATH=str(folder))
+
+
+def patchgd(python, cwd, *words, env=None, timeout=600):
+    "The command, by this Python; what it printed."
+    run = subprocess.run([python, '-c', 'import sys; from patchgd_nb.experiment.command import main; sys.exit(main())', *map(str, words)], cwd=cwd, env=env, capture_output=True, text=True, timeout=timeout)
+    assert run.returncode == 0, run.stdout[-1000:] + run.stderr[-2000:]
+    return run.stdout
+
+
+def test_the_command_works_without_a_checkout(wheel, tmp_path):
+    "From the unpacked wheel: the version, its notebooks, a slide."
+    zipfile.ZipFile(wheel).extractall(tmp_path / 'site')
+    env = environment_of(tmp_path / 'site')
+    assert patchgd(sys.executable, tmp_path, '--version', env=env) == f'patchgd {patchgd_nb.__version__}\n'
+    patchgd(sys.executable, tmp_path, 'copy', 'lessons', env=env)
+    assert notebook_files(tmp_path / 'lessons') == notebook_files(TOP / 'nbs')
+    code = 'from patchgd_nb.experiment.notebooks import find_notebook; print(find_notebook("panda"))'
+    found = subprocess.run([sys.executable, '-c', code], cwd=tmp_path, env=env, capture_output=True, text=True).stdout.strip()
+    assert found == str(tmp_path / 'site/patchgd_nb/notebooks/train_panda.ipynb')
 
 
 @pytest.mark.slow
@@ -52,5 +90,27 @@ def test_pip_install_alone_trains_one_batch(tmp_path):
     subprocess.run([python, '-m', 'pip', 'install', '-q', str(TOP)], check=True, timeout=1800)
     installed = subprocess.run([python, '-m', 'pip', 'list'], capture_output=True, text=True, check=True).stdout
     assert 'nbdev' not in installed and 'fastcore' not in installed
-    run = subprocess.run([python, '-c', TRAIN_ONE_BATCH], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    env = {k: v for k, v in os.environ.items() if k != 'PYTHONPATH'}
+    run = subprocess.run([python, '-c', TRAIN_ONE_BATCH], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300)
     assert 'one batch trained' in run.stdout, run.stderr
+
+
+@pytest.mark.slow
+def test_a_users_way_through_an_empty_environment(wheel, tmp_path):
+    "Only the wheel is installed: the doctor, the notebooks, a cohort, the main job, predictions; downloads several gigabytes."
+    venv.create(tmp_path / 'venv', with_pip=True)
+    python, env = tmp_path / 'venv/bin/python', {k: v for k, v in os.environ.items() if k != 'PYTHONPATH'}
+    subprocess.run([python, '-m', 'pip', 'install', '-q', str(wheel)], check=True, timeout=1800)
+    command = tmp_path / 'venv/bin/patchgd'
+
+    def run(*words): return subprocess.run([command, *words], cwd=tmp_path, env=env, check=True, capture_output=True, text=True, timeout=900).stdout
+
+    assert 'Nothing is missing.' in run('doctor')
+    run('copy', 'lessons')
+    assert (tmp_path / 'lessons/00_patches.ipynb').is_file()
+    run('make', 'panda', '--out', 'cohort', '--n', '12')
+    run('run', 'panda', '-p', 'data_dir=cohort', '-p', 'out_dir', 'runs/a', '-p', 'image_size=512', '-p', 'epochs=1', '-p', 'folds=2', '-p', 'batch_size=2')
+    record = json.loads((tmp_path / 'runs/a/run.json').read_text())
+    assert record['outcome'] == 'finished' and record['code'] is None and (tmp_path / 'runs/a/train_panda.ipynb').is_file()
+    run('predict', 'runs/a', 'cohort/train_images', '--out', 'predictions')
+    assert len((tmp_path / 'predictions/predictions.csv').read_text().splitlines()) == 13 and len(list((tmp_path / 'predictions/maps').glob('*.geojson'))) == 12

@@ -169,7 +169,7 @@ def read_images(
     files = [find_file(Path(data_dir) / p) if is_inner_path(p) else None for p in rows.path]
     problems = [problem(*cells) for cells in zip(rows.index, rows.path, rows.image_id, rows['class'], files, repeated)]
     rows['path'] = files
-    label_of = {c: i for i, c in enumerate(sorted(set(rows['class'])))}
+    label_of = {c: i for i, c in enumerate(sorted({c for c in rows['class'] if c.strip()}))}
     rows = drop_bad_rows(rows, problems, BadImageLog(on_bad, bad_list))
     return rows.assign(label=[label_of[c] for c in rows['class']])
 
