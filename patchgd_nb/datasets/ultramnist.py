@@ -19,6 +19,7 @@ from ..base.files import atomic_path, write_atomic
 from ..base.folders import files_by_name
 from ..base.untrusted import check_counts, error_text
 from .digits import DigitImages, load_digit_images
+from ..images.colours import photo_size, plain_photo
 from ..images.tables import BadImageLog, drop_bad_rows, read_table
 if TYPE_CHECKING:   # processes that draw start twice as fast without torch
     import torch
@@ -239,12 +240,12 @@ def _read_pixels(path, height, width):
     try:
         if not os.path.isfile(path): raise FileNotFoundError('there is no such file')   # reading a pipe never ends
         with Image.open(path, formats=['PNG', 'JPEG']) as picture:
-            size = picture.size   # known before anything is decoded
-            if size == (width, height): return np.array(picture.convert('L'))
+            size = photo_size(picture)   # known before anything is decoded
+            if size == (height, width): return np.array(plain_photo(picture).convert('L'))
     except Exception as e:
         raise ValueError(f'{path} cannot be read as an image ({error_text(e)}): '
                          'make or copy it again, or remove its row.') from e
-    raise ValueError(f'{path} has {size[1]} x {size[0]} pixels, but the grid is made for {height} x {width}: '
+    raise ValueError(f'{path} has {size[0]} x {size[1]} pixels, but the grid is made for {height} x {width}: '
                      'choose the size it was made with.')
 
 # %% ../../nbs/datasets/ultramnist.ipynb #d09d0957
