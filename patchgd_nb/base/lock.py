@@ -16,12 +16,12 @@ import psutil
 from filelock import FileLock, SoftFileLock
 from .files import write_atomic
 
-# %% ../../nbs/base/lock.ipynb #cce0edfe
+# %% ../../nbs/base/lock.ipynb #f0100d3f
 def _start_of(pid):
     "When a process was started, as a text; with its number it belongs to no other process."
     try:
         boot = Path('/proc/sys/kernel/random/boot_id').read_text().strip()
-        ticks = Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[19]   # a program's name may hold spaces
+        ticks = Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[19]   # a name may hold spaces
         return f'{boot} {ticks}'
     except OSError: return str(psutil.Process(pid).create_time())
 
@@ -62,7 +62,7 @@ def _guard(path):
         guard.acquire()
     return guard
 
-# %% ../../nbs/base/lock.ipynb #5df8b87e
+# %% ../../nbs/base/lock.ipynb #b9913c06
 _HELD = Counter()   # how often this process has acquired the lock of a file, by (process id, path)
 
 class RunLock:
@@ -96,8 +96,9 @@ class RunLock:
         if alive: raise BlockingIOError(f'{self.folder} is in use by another run ({who}): '
                                         'wait until it has ended, or choose another folder.')
         if alive is None:
-            raise BlockingIOError(f'{self.folder} is in use by another run ({who}), and from here nobody can see whether '
-                                  f'it still exists: if it has ended, delete {self.path}, or else choose another folder.')
+            raise BlockingIOError(f'{self.folder} is in use by another run ({who}), and from here nobody can see '
+                                  f'whether it still exists: if it has ended, delete {self.path}, or else choose '
+                                  'another folder.')
         return f'{self.folder} was in use by a run that was killed ({who}): its lock is taken over.'
 
     def acquire(self) -> 'RunLock':
@@ -120,8 +121,8 @@ class RunLock:
             finally: guard.release()
         except BlockingIOError: raise
         except OSError as e:
-            raise OSError(f'the lock {self.path} cannot be written ({e.strerror or e}): '
-                          'choose a folder that can be written to, or make room.') from e
+            raise ValueError(f'{self.folder} cannot be written to ({e.strerror or e}): '
+                             'choose another folder, or make room.') from e
         if left: warnings.warn(left, stacklevel=4)
 
     def release(self) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import hashlib, inspect
 import numpy as np, torch
 
-# %% ../../nbs/training/settings.ipynb #9ae9bffd
+# %% ../../nbs/training/settings.ipynb #95c21174
 HOW_NOT_WHAT = 'chunk', 'bank'   # arguments of strategies: how a step is computed, not what it does
 
 def describe(
@@ -22,6 +22,7 @@ def describe(
     depth: int = 3,  # how many objects may lie within each other
 ) -> str:            # one line
     "A value in words that are the same in every process: a class and what it was made with, a function's name."
+    if isinstance(value, np.generic): value = value.item()
     if isinstance(value, (bool, int, float, str, type(None))): return repr(value)
     if isinstance(value, (list, tuple)): return f"({', '.join(describe(v, depth) for v in value)})"
     if isinstance(value, dict): return describe_call('dict', value, depth)
@@ -48,6 +49,7 @@ def hash_of(
     "A short hash of values; of a large array, of a thousand of its elements."
     digest = hashlib.sha256()
     def add(value):
+        if isinstance(value, np.generic): value = value.item()
         if isinstance(value, (list, tuple)):
             for v in value: add(v)
         elif isinstance(value, (torch.Tensor, np.ndarray)):
@@ -82,7 +84,7 @@ def describe_data(
     else: return f'{n} items'
     return f'{n} items {found}'
 
-# %% ../../nbs/training/settings.ipynb #9bb495f1
+# %% ../../nbs/training/settings.ipynb #0410c2ff
 NO_MATTER = 'params', 'lr', 'initial_lr', 'foreach', 'fused', 'capturable', 'differentiable'
 
 def optimizer_settings(
@@ -99,8 +101,10 @@ def run_settings(
     "What makes a run the run that it is."
     train, precision, ema = trainer.train, trainer.precision, trainer.average
     peaks = trainer.rates.peaks()
-    batch_size = getattr(train, 'batch_size', None) or getattr(getattr(train, 'batch_sampler', None), 'batch_size', None)
-    data = dict(train=describe_data(train), valid=describe_data(trainer.valid), batch_size=batch_size)
+    batch_size = getattr(train, 'batch_size', None)   # a loader whose sampler makes batches leaves it to that
+    batch_size = batch_size or getattr(getattr(train, 'batch_sampler', None), 'batch_size', None)
+    data = dict(train=describe_data(train), valid=describe_data(trainer.valid), batch_size=batch_size,
+                batches=trainer.epoch_batches)
     known = dict(
         strategy=trainer.strategy, lr=peaks[0] if len(peaks) == 1 else peaks, schedule=trainer.schedule.function,
         precision=precision.kind, clip=precision.clip, accumulate_batches=precision.batches,
@@ -111,6 +115,6 @@ def run_settings(
 def differences(
     there: Mapping[str, str],  # settings by name
     here: Mapping[str, str],   # settings by name
-) -> list[str]:                # none where all that both know is equal
-    "What differs, in words: the name, the old value, the new one."
-    return [f'{k} {there[k]:.300} there, {here[k]:.300} here' for k in here if k in there and there[k] != here[k]]
+) -> dict[str, str]:           # none where all that both know is equal
+    "What differs, by name and in words: the old value, and the new one."
+    return {k: f'{k} {there[k]:.300} there, {here[k]:.300} here' for k in here if k in there and there[k] != here[k]}
