@@ -60,7 +60,7 @@ def hash_of(
     add(values)
     return digest.hexdigest()[:8]
 
-# %% ../../nbs/training/settings.ipynb #17dad9e0
+# %% ../../nbs/training/settings.ipynb #326ddb1f
 IN_TABLE = 'image_id', 'label', 'digit_sum'   # columns by which a table of images is known
 WRAPPED = 'data', 'dataset'                   # attributes in which loaders and data sets keep another one
 IN_MEMORY = list, tuple, torch.utils.data.TensorDataset, torch.Tensor, np.ndarray
@@ -74,15 +74,16 @@ def describe_data(
         if hasattr(data, 'rows') or isinstance(data, IN_MEMORY): break
         inner = next((getattr(data, name) for name in WRAPPED if hasattr(data, name)), None)
         if inner is None: break
-        subset.append(getattr(data, 'indices', None))
+        if hasattr(data, 'indices'): subset.append([int(i) for i in data.indices])
         data = inner
     try: n = len(data)
     except TypeError: return None
     if isinstance(data, IN_MEMORY): found = hash_of(subset, [data[i] for i in range(0, n, max(1, n // 256))])
     elif columns := [c for c in IN_TABLE if c in getattr(data, 'rows', ())]:
         found = hash_of(subset, columns, [data.rows[c].astype(str).tolist() for c in columns])
-    else: return f'{n} items'
-    return f'{n} items {found}'
+    else: found = ''
+    if subset: n, found = len(subset[0]), found or hash_of(subset)
+    return f'{n} items {found}'.strip()
 
 # %% ../../nbs/training/settings.ipynb #0410c2ff
 NO_MATTER = 'params', 'lr', 'initial_lr', 'foreach', 'fused', 'capturable', 'differentiable'
