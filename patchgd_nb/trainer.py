@@ -249,28 +249,28 @@ class Trainer:
         return run_progress(self)
 
     def fit(self,
-        resume: bool = False,  # from the folder's newest checkpoint, if there is one
+        resume: bool | str = False,  # from the folder's newest checkpoint, if any; 'anyway': although settings differ
     ) -> 'Trainer':
         "Train to the end, or until `stop` is set or a signal asks for it; a further `fit` continues there."
-        self.stop, self.measured = False, None
-        self.step.start()
-        self.run_checkpoints.prepare(self, resume)
-        if self.random_states: set_random_states(self.random_states, self.train)   # whatever was drawn since
-        self.schedule.begin(self)
-        self.boundary = get_random_states(self.train)
-        self._call('on_fit_start')
-        try:
-            with handle_signals(self._on_signal), averaging(self.average, self.model, self.optimizer):
-                while self.progress < 1 and not self.stop: self._run_epoch()
-        except Exception as error:
-            self.run_checkpoints.rescue(self)
-            message = isinstance(error, RuntimeError) and dead_worker_message(error, (self.train, self.valid))
-            if message: raise RuntimeError(message) from error
-            raise
-        finally:
-            self.random_states, self.schedule.ended = get_random_states(self.train), self.progress >= 1
-            self.rates.restore()
-            self._call('on_fit_end')
+        with self.run_checkpoints.hold():   # no other run is in the folder
+            self.stop, self.measured = False, None
+            self.step.start()
+            self.run_checkpoints.prepare(self, resume)
+            self.schedule.begin(self)
+            self.boundary = get_random_states(self.train)
+            self._call('on_fit_start')
+            try:
+                with handle_signals(self._on_signal), averaging(self.average, self.model, self.optimizer):
+                    while self.progress < 1 and not self.stop: self._run_epoch()
+            except Exception as error:
+                self.run_checkpoints.rescue(self)
+                message = isinstance(error, RuntimeError) and dead_worker_message(error, (self.train, self.valid))
+                if message: raise RuntimeError(message) from error
+                raise
+            finally:
+                self.random_states, self.schedule.ended = get_random_states(self.train), self.progress >= 1
+                self.rates.restore()
+                self._call('on_fit_end')
         if self.stop and self.progress < 1: print(stopped_message(self), flush=True)
         return self
 

@@ -134,10 +134,11 @@ def test_a_fresh_start_sets_an_earlier_run_aside(tmp_path, capsys):
     assert new.fit().checkpoints.names()[0] != 'before' and not (tmp_path / 'before-2').exists()     # going on is no fresh start
 
 
-def test_another_number_of_batches_is_said(tmp_path):
+def test_another_number_of_batches_is_refused_or_said(tmp_path):
     run(tmp_path, STRATEGIES[0], 1)
-    with pytest.warns(UserWarning, match='4 batches in an epoch, now there are 6'):
-        Trainer(model_of(), STRATEGIES[0], DataLoader(data_of(), 4), epochs=2, checkpoint=tmp_path, progress=False).fit(True)
+    def again(resume): Trainer(model_of(), STRATEGIES[0], DataLoader(data_of(), 4), epochs=2, checkpoint=tmp_path, progress=False).fit(resume)
+    with pytest.raises(ValueError, match='batch_size 6 there, 4 here; batches 4 there, 6 here'): again(True)
+    with pytest.warns(UserWarning, match='batches 4 there, 6 here'): again('anyway')
 
 
 def test_another_optimizer_is_refused(tmp_path):

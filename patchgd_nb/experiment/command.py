@@ -163,15 +163,17 @@ def run(
     except ImportError:
         raise ValueError('papermill, which runs notebooks, is not installed: '
                          '`pip install papermill` installs it.') from None
-    out.parent.mkdir(parents=True, exist_ok=True)
-    try: papermill.execute_notebook(str(path), str(out), changes, progress_bar=sys.stderr.isatty())
+    from patchgd_nb.experiment.record import RunLock, free_path
+    if isinstance(values.get('out_dir'), str): RunLock(values['out_dir']).check()   # before a kernel starts
+    written = free_path(out)   # an executed notebook is not replaced by the next one
+    try: papermill.execute_notebook(str(path), str(written), changes, progress_bar=sys.stderr.isatty())
     except (Exception, KeyboardInterrupt) as e:
         code, reason = _stop_reason(e)
         message = f'{path.name} {reason}: {resume_hint(name, out, options, values)}.'
+        add_note(written, message)
         print(message, file=sys.stderr)
-        add_note(out, message)
         return code
-    print(out)
+    print(written)
     return 0
 
 # %% ../../nbs/experiment/command.ipynb #9fe04676

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PLAIN_TYPES', 'PositiveInt', 'OptionalPositiveInt', 'NonNegativeInt', 'PositiveFloat', 'OptionalPositiveFloat',
-           'Fraction', 'Boolean', 'PathText', 'OptionalPath', 'OptionalMemory', 'HeadName', 'PrecisionName',
+           'Fraction', 'Boolean', 'Resume', 'PathText', 'OptionalPath', 'OptionalMemory', 'HeadName', 'PrecisionName',
            'BadImagePolicy', 'StrategyName', 'OptimizerName', 'assigned_names', 'parameter_cells', 'given_names',
            'one_of', 'closest_name', 'ParameterRecord']
 
@@ -91,6 +91,8 @@ OptionalPositiveFloat = Annotated[PositiveFloat | None, Field(description='a num
 Fraction = Annotated[float, BeforeValidator(_parse_ratio),
                      Field(gt=0, le=1, description='a number above 0 and up to 1, or a fraction such as 1/8')]
 Boolean = Annotated[bool, BeforeValidator(_parse_boolean), Field(description='True or False')]
+Resume = Annotated[bool | Literal['anyway'], BeforeValidator(_parse_boolean),
+                   Field(description="True, False or 'anyway'")]
 PathText = Annotated[str, BeforeValidator(_path_text), Field(min_length=1, description='a path')]
 OptionalPath = Annotated[PathText | None, Field(description='a path, or None')]
 OptionalMemory = Annotated[Annotated[str, AfterValidator(_check_memory)] | None,

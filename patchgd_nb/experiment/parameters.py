@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 from patchgd_nb.experiment.parameter_record import (
     BadImagePolicy, Boolean, Fraction, HeadName, NonNegativeInt, OptimizerName, OptionalMemory, OptionalPath,
     OptionalPositiveFloat, OptionalPositiveInt, ParameterRecord, PathText, PositiveFloat, PositiveInt, PrecisionName,
-    StrategyName, one_of)
+    Resume, StrategyName, one_of)
 # torch and timm take seconds to import, and a typo is to be found at once: what needs them is imported inside functions
 if TYPE_CHECKING:
     from patchgd_nb.model import PatchModel
@@ -36,7 +36,7 @@ class Experiment(ParameterRecord):
     epochs: PositiveInt
     minutes: OptionalPositiveFloat
     seed: NonNegativeInt
-    resume: Boolean
+    resume: Resume
 
     @property
     def is_synthetic(self) -> bool:

@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 import hashlib, json, os
-from filelock import FileLock, Timeout
+from ..base.lock import RunLock
 import numpy as np, pandas as pd, torch
 from tqdm import tqdm
 from ..base.dihedral import apply_dihedral
@@ -212,13 +212,10 @@ def predict(
     loaded.model.to(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
     settings = dict(images=str(Path(folder).resolve()), weights=_weights_digest(loaded.model), reading=loaded.reading,
                     orientations=orientations, maps=maps)
-    out.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(out / 'predict.lock', timeout=0):
-            _check_settings(out, settings)
-            table = _predict_rows(loaded, rows, top, out, orientations, maps, workers or min(4, os.cpu_count() or 1),
-                                  progress)
-    except Timeout: raise ValueError(f'another process is predicting into {out}: give another folder.') from None
+    with RunLock(out):
+        _check_settings(out, settings)
+        table = _predict_rows(loaded, rows, top, out, orientations, maps, workers or min(4, os.cpu_count() or 1),
+                              progress)
     if parquet: pd.read_csv(table, dtype=dict(image_id=str)).to_parquet(out / 'predictions.parquet')
     return table
 

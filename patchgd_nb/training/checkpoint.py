@@ -208,8 +208,9 @@ class Checkpoints:
         "Refuse a folder that cannot be written to, before a day is spent on it."
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            _write(self.folder / 'probe.part', b'x')
-            (self.folder / 'probe.part').unlink()
+            probe = self.folder / f'probe-{os.getpid()}.part'   # two processes may look at the same moment
+            _write(probe, b'x')
+            probe.unlink()
         except OSError as e:
             raise ValueError(f'checkpoints cannot be written to {self.folder} ({e.strerror}): '
                              'give a folder that can be written to, or make room.') from e

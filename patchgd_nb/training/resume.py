@@ -7,15 +7,18 @@ __all__ = ['non_finite_error', 'dead_worker_message', 'stopped_message', 'statef
            'RunCheckpoints']
 
 # %% ../../nbs/training/resume.ipynb #afa7bb9f
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 from warnings import warn
 import time
 import torch
+from ..base.lock import RunLock
 from ..base.random_states import get_random_states, set_random_states
 from .checkpoint import Checkpoint, Checkpoints, model_config
 from .description import RunDescription
 from .protocols import CheckpointAware, ResumableLoader, Stateful
+from .settings import differences, run_settings
 from .trace import Trace
 
 # %% ../../nbs/training/resume.ipynb #5c489e05
@@ -99,6 +102,13 @@ class RunCheckpoints:
         self.save_minutes, self.saved_at = save_minutes, time.perf_counter()
         self.place = None   # epoch and batch of the newest checkpoint
         self.description = RunDescription()
+        self.settings = {}  # what makes the run what it is, see `run_settings`
+
+    def hold(self) -> AbstractContextManager:
+        "Keep every other run out of the folder inside the block; it is refused if it cannot be written to."
+        if not self.checkpoints: return nullcontext()
+        self.checkpoints.check_writable()
+        return RunLock(self.checkpoints.folder)
 
     def is_due(self) -> bool:
         "Whether it is time for a checkpoint inside an epoch."
@@ -136,7 +146,8 @@ class RunCheckpoints:
         if metrics is not None: score = trainer.evaluation.score(metrics) if metrics else float(trainer.epoch)
         if score is not None and score > trainer.best: trainer.best = score
         made_with = dict(optimizer=type(trainer.optimizer).__name__, strategy=repr(trainer.strategy),
-                         torch=torch.__version__, description=self.description.describe(trainer))
+                         settings=self.settings or run_settings(trainer), torch=torch.__version__,
+                         description=self.description.describe(trainer))
         config = model_config(trainer.model) | made_with
         files = {'trace.npz': trainer.trace.save, 'images.json': self.description.images_file(trainer)}
         written = self.checkpoints.save(self.state(trainer), config, score, files)
@@ -144,20 +155,24 @@ class RunCheckpoints:
         if written and isinstance(trainer.strategy, CheckpointAware): trainer.strategy.checkpoint_written()
         trainer.clock = self.saved_at = time.perf_counter()
 
-    def load(self, trainer: Any) -> Checkpoint | None:
+    def load(self,
+        trainer: Any,           # the `Trainer`
+        anyway: bool = False,   # go on although it is another run by now, with a warning
+    ) -> Checkpoint | None:
         "Go back to the newest checkpoint of the folder and return it; None if it holds none."
         if not self.checkpoints:
             raise ValueError('there is no folder to resume from: give Trainer a checkpoint folder.')
         if not (found := self.checkpoints.load()): return None
+        different = self._compare(found, self.settings or run_settings(trainer), anyway)
+        given = [dict(group) for group in trainer.optimizer.param_groups]
         found.load_into(trainer.model, optimizer=type(trainer.optimizer).__name__)
-        state, train, now = found.state, trainer.train, trainer.epoch_batches
+        state, train = found.state, trainer.train
         trainer.optimizer.load_state_dict(state['optimizer'])
+        for group, new in zip(trainer.optimizer.param_groups, given):   # a checkpoint brings its own weight decay
+            group |= {k: v for k, v in new.items() if f'optimizer {k}' in different}
         trainer.precision.load_state_dict(state['scaler'])
         load_additions(trainer, state)
         if isinstance(trainer.strategy, Stateful): trainer.strategy.load_state_dict(state['strategy'])
-        if state['batches'] != now:
-            warn(f"{found.folder} was made with {state['batches']} batches in an epoch, now there are {now}: "
-                 'the run is resumed, but not as it would have gone on.')
         self.place = state['epoch'], state['batch']
         for name in ('epoch', 'batch', 'seconds', 'best'): setattr(trainer, name, state[name])
         trainer.trace = Trace.load(found.folder / 'trace.npz')
@@ -166,6 +181,16 @@ class RunCheckpoints:
         if trainer.epoch and persistent: iter(train)
         trainer.epoch_random_states, trainer.random_states = state['start'], state['random']
         return found
+
+    def _compare(self, found, here, anyway):
+        "The names of settings that differ from a checkpoint's: refused, or said where one goes on anyway."
+        there = found.config.get('settings', {}) | dict(batches=str(found.state['batches']))
+        if not (different := differences(there, here)): return different
+        what = f"{found.folder} belongs to another run ({'; '.join(different.values())})"
+        if not anyway:
+            raise ValueError(f"{what}: use the same again, or another folder, or go on with resume='anyway'.")
+        warn(f'{what}: it is resumed anyway, but not as it would have gone on.')
+        return different
 
     def rescue(self, trainer: Any) -> None:
         "After an error: write a checkpoint of the end of the last batch, unless there is one. Raises nothing itself."
@@ -177,14 +202,21 @@ class RunCheckpoints:
         except Exception as error: warn(f'after the error no checkpoint could be written ({error}).')
 
     def prepare(self,
-        trainer: Any,  # the `Trainer`
-        resume: bool,  # from the newest checkpoint, if there is one
+        trainer: Any,        # the `Trainer`
+        resume: bool | str,  # from the newest checkpoint, if there is one; 'anyway': although settings differ
     ) -> None:
-        "Check the folder, resume from it or set aside what an earlier run left there, and say so in one line."
+        "A `fit` begins: resume, or set aside what an earlier run left there; then go on where the last one ended."
+        if isinstance(resume, str) and resume != 'anyway':
+            raise ValueError(f"resume={resume!r} is not known: choose True, False or 'anyway'.")
         self.saved_at = time.perf_counter()
-        if not self.checkpoints and not resume: return
-        if self.checkpoints: self.checkpoints.check_writable()
-        message, found = '', self.load(trainer) if resume else None
+        before = {k: v for k, v in self.settings.items() if k.startswith('optimizer ')}   # some change what they hold
+        self.settings = run_settings(trainer) | before
+        if self.checkpoints or resume: self._open(trainer, resume)
+        if trainer.random_states: set_random_states(trainer.random_states, trainer.train)   # whatever was drawn since
+
+    def _open(self, trainer, resume):
+        "Say in one line where the checkpoints are, and what became of those that were there."
+        message, found = '', self.load(trainer, resume == 'anyway') if resume else None
         if found: message = f'Resumed from {found.folder.name}. '
         elif not resume and not trainer.epoch and not trainer.batch:
             if aside := self.checkpoints.set_aside(): message = f'Checkpoints of an earlier run were moved to {aside}. '
