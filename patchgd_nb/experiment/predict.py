@@ -13,11 +13,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 import hashlib, json, os
-from ..base.lock import RunLock
 import numpy as np, pandas as pd, torch
 from tqdm import tqdm
 from ..base.dihedral import apply_dihedral
 from ..base.files import write_atomic
+from ..base.lock import RunLock
 from ..dashboard.frames import contributions
 from ..datasets.ultramnist import UltraMNIST
 from .contribution_map import draw_map
