@@ -85,7 +85,7 @@ def test_doubles_are_found_among_many(tmp_path):
     assert {p.name: q.name for p, q in find_duplicates(sorted(tmp_path.iterdir())).items()} == {'1': '0', '3': '2', '5': '4', '7': '6'}
 
 
-@pytest.mark.parametrize('labels, says', [('id,label\na,x\na,y', 'more than once'), ('name,label\na,x', "no column 'id'"), ('', 'cannot be read')])
+@pytest.mark.parametrize('labels, says', [('id,label\na,x\na,y', 'line 3: a has a label already'), ('name,label\na,x', "no column 'id'"), ('', 'cannot be read')])
 def test_labels_that_are_wrong(tmp_path, labels, says):
     slide(tmp_path / 's/a.svs', 0)
     (tmp_path / 'labels.csv').write_text(labels)

@@ -162,8 +162,18 @@ def _jpeg_xr_size(data):
 
 RATIOS = [None, (1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1)]   # width to height, by number
 
+def _jpeg_xl_stream(data):
+    "The code stream, which may lie in a container of boxes: size, kind, content."
+    place = 0
+    while data[:2] != b'\xff\x0a':
+        size, kind = struct.unpack_from('>I4s', data, place)   # an error at the end of the data
+        if kind in (b'jxlc', b'jxlp'): data = data[place + (8 if kind == b'jxlc' else 12):]
+        elif size < 8: raise ValueError('it is no JPEG XL')
+        place += size
+    return data
+
 def _jpeg_xl_size(data):
-    if data[:2] != b'\xff\x0a': raise ValueError('it is no bare JPEG XL')
+    data = _jpeg_xl_stream(data)
     bits = int.from_bytes(data[2:14], 'little')
 
     def take(n):
