@@ -7,6 +7,7 @@ __all__ = ['SETTINGS', 'PresetName', 'Experiment', 'Har', 'Images', 'CanvasImage
            'Setting', 'UltraMnist']
 
 # %% ../../nbs/experiment/parameters.ipynb #74bff241
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple
 from pydantic import Field, model_validator
@@ -74,6 +75,12 @@ class Experiment(ParameterRecord):
         sampler, steps = CoverSampler(self.fraction), dict(inner_steps=self.inner_steps, accumulate=self.accumulate)
         if self.strategy == 'patchgd': return PatchGD(sampler, **steps)
         return CarryPatchGD(sampler, ZBank(self.checkpoint / 'z'), **steps)
+
+    @property
+    def updates_per_batch(self) -> int:
+        "How often a batch updates the weights."
+        if self.strategy in ('exact', 'whole') or not self.accumulate: return 1
+        return ceil((self.inner_steps or 1 / self.fraction) / self.accumulate)
 
     @property
     def grid(self) -> 'PatchGrid':
