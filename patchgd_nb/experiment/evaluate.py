@@ -91,14 +91,14 @@ def _column(rows, asked, known, table):
     return asked or next((c for c in known if c in rows), None)
 
 def class_numbers(
-    texts: list[str],                 # labels as a table gives them
+    texts: pd.Series,                 # labels as a table gives them, by their lines
     n_classes: int,                   # classes of the model
     class_names: list[str] | None,    # their names, if it has names
     table: str | Path,                # named in an error
 ) -> list[int]:
     "The number of each label's class; a ValueError names the first that is none."
     number_of = {str(k): k for k in range(n_classes)} | {name: k for k, name in enumerate(class_names or [])}
-    for line, text in enumerate(texts, 2):
+    for line, text in texts.items():
         if text not in number_of:
             raise ValueError(f"{table}, line {line}: the label {text[:60]!r} is no class of the model, "
                              f"{', '.join(class_names or [])or f'0 to {n_classes - 1}'}: correct or remove the row.")
@@ -126,7 +126,7 @@ def evaluate(
     remarks = _check_untouched(checkpoint, rows, top, table)
     described = (checkpoint.config.get('description') or {}).get('model') or {}
     n_classes = checkpoint.config['classes']
-    rows['number'] = class_numbers(rows[column].tolist(), n_classes, described.get('class_names'), table)
+    rows['number'] = class_numbers(rows[column], n_classes, described.get('class_names'), table)
     out = Path(out or Path(run, 'evaluation', table.stem))
     predicted = predict(run, table, out, orientations, data_dir=data_dir, **dict(maps=False) | options)
     predictions = pd.read_csv(predicted, dtype=dict(image_id=str))

@@ -9,6 +9,7 @@ __all__ = ['NO_IMAGES', 'find_files', 'image_names', 'list_images', 'name_proble
 from pathlib import Path
 import os
 import pandas as pd
+from ..base.folders import composed
 from ..base.untrusted import is_one_line
 from ..images.tables import read_table
 
@@ -52,12 +53,13 @@ def image_names(
     return [p.as_posix() if name in repeated else name for p, name in zip(paths, short)]
 
 # %% ../../nbs/experiment/image_list.ipynb #3f6225fb
-def _paths_by_name(names, folder):
+def _paths_by_name(wanted, folder):
     "The files around a table, by the names that it may call them: with folders, without, with the ending or not."
     found = {}
     for path in find_files(folder):
-        for name in (path.name, path.stem, path.as_posix(), path.with_suffix('').as_posix()): found[name] = path
-    return [found.get(name) for name in names]
+        names = path.name, path.stem, path.as_posix(), path.with_suffix('').as_posix()
+        found |= {composed(name): path for name in names}
+    return [found.get(composed(name)) for name in wanted]
 
 def list_images(
     source: str | Path,                     # a folder, a table of comma-separated values, or one image
