@@ -8,6 +8,8 @@ hypothesis.settings.register_profile('fixed', derandomize=True, deadline=None, m
 hypothesis.settings.load_profile('fixed')
 signal.signal(signal.SIGINT, signal.default_int_handler)   # a shell's background jobs ignore Ctrl-C, and so would what they start
 torch.set_num_threads(1)   # the tensors of tests are small; threads would only wait for each other
+# nor may the notebooks that tests run beside each other wait for each other's threads
+if 'PYTEST_XDIST_WORKER' in os.environ: os.environ.setdefault('OMP_NUM_THREADS', '1')
 
 
 @pytest.fixture(autouse=True)
