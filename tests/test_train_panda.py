@@ -68,11 +68,10 @@ def test_a_busy_machine_shows_the_same_result(short_run, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('least, most, parameters', [(.5, 6, dict(epochs=2)), (.85, 12, {})])
-def test_main_job_learns_what_shrunk_slides_do_not_show(tmp_path, least, most, parameters):
-    "QWK 0.20 above the baseline; without parameters, as a newcomer runs it, within 12 minutes."
-    patchgd, whole, seconds = compare(tmp_path, **parameters)
-    assert patchgd['QWK'] >= least and patchgd['QWK'] - whole['QWK'] >= .20 and seconds < 60 * most
+def test_main_job_learns_what_shrunk_slides_do_not_show(tmp_path):
+    "Without parameters, as a newcomer runs it: QWK 0.85, and 0.20 above the baseline, within 12 minutes."
+    patchgd, whole, seconds = compare(tmp_path)
+    assert patchgd['QWK'] >= .85 and patchgd['QWK'] - whole['QWK'] >= .20 and seconds < 60 * 12
 
 
 def test_real_slide_end_to_end(data, tmp_path):

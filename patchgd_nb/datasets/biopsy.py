@@ -14,9 +14,9 @@ import numpy as np
 # %% ../../nbs/datasets/biopsy.ipynb #2b900ff2
 PATTERNS = {0: 'benign: rings', 3: 'pattern 3: crosses', 4: 'pattern 4: paired cords',
             5: 'pattern 5: four single cells'}
-BOX_SIZE = 17        # pixels a side of the box that holds a gland
-GLAND_INK = 27.      # ink of a gland, the sum of its pixels from 0 (none) to 1
-GLAND_SPREAD = 11.7  # mean squared distance of that ink from the gland's centre, in pixels^2
+BOX_SIZE = 19        # pixels a side of the box that holds a gland
+GLAND_INK = 38.      # ink of a gland, the sum of its pixels from 0 (none) to 1
+GLAND_SPREAD = 17.   # mean squared distance of that ink from the gland's centre, in pixels^2
 
 def _draw_gland(pattern, size, angle, oversampling=9):
     "A gland of one size and angle, (BOX_SIZE, BOX_SIZE), drawn `oversampling` times finer than the slide and averaged."
@@ -24,11 +24,11 @@ def _draw_gland(pattern, size, angle, oversampling=9):
     y, x = np.meshgrid(centres, centres, indexing='ij')
     cos, sin = np.round([np.cos(angle), np.sin(angle)], 6)   # rounded: processors differ in a sine's last bit
     x, y = np.abs(x * cos + y * sin), np.abs(y * cos - x * sin)
-    half_width, radius2 = .775, x * x + y * y
+    half_width, radius2 = .93, x * x + y * y
     shape = {0: (radius2 < (size + half_width) ** 2) & (radius2 > max(size - half_width, 0) ** 2),
              3: (np.minimum(x, y) < half_width) & (np.maximum(x, y) < size),
-             4: (np.abs(y - 1.75) < half_width) & (x < size),
-             5: (x - size) ** 2 + (y - size) ** 2 < 1.44 ** 2}[pattern]
+             4: (np.abs(y - 2.1) < half_width) & (x < size),
+             5: (x - size) ** 2 + (y - size) ** 2 < 1.7 ** 2}[pattern]
     return shape.reshape(BOX_SIZE, oversampling, BOX_SIZE, oversampling).mean((1, 3))
 
 def ink_spread(
@@ -45,7 +45,7 @@ def draw_glands(
     n_angles: int = 16,  # drawn at so many angles, from 0 to just under 180 degrees
 ) -> np.ndarray:         # (n_angles, BOX_SIZE, BOX_SIZE), ink from 0
     "A pattern's gland at all angles: the same ink as any other pattern's, equally spread, so only its shape tells."
-    sizes = np.arange(1.88, 6.25, .02)
+    sizes = np.arange(2.25, 7.5, .03)
     size = sizes[np.argmin([abs(ink_spread(_draw_gland(pattern, s, .3)) - GLAND_SPREAD) for s in sizes])]
     angles = np.linspace(0, np.pi, n_angles, endpoint=False)
     rotated = np.stack([_draw_gland(pattern, size, angle) for angle in angles])
@@ -95,7 +95,7 @@ def draw_needle_cores(
 def place_glands(
     rng: np.random.Generator,  # source of the random numbers
     height: int, width: int,   # pixels of the slide
-    min_distance: int = 10,    # pixels between the corners of two glands, along at least one axis
+    min_distance: int = 12,    # pixels between the corners of two glands, along at least one axis
 ) -> list[tuple[int, int]]:    # (row, column) of each box's upper left corner
     "Random places for glands that keep their distance, as many as find room."
     n = 8 * height * width // min_distance ** 2

@@ -27,7 +27,7 @@ from ..images.tables import BadImageLog, drop_bad_rows, read_table
 GLEASON_PATTERNS = {0: [(0, 0)], 1: [(3, 3)], 2: [(3, 4)], 3: [(4, 3)],   # (primary, secondary) of each ISUP grade
                     4: [(4, 4), (4, 4), (3, 5), (5, 3)], 5: [(4, 5), (5, 4), (5, 5)]}
 COLUMNS = ['image_id', 'data_provider', 'isup_grade', 'gleason_score']
-DRAWING = 'needle'  # part of each name; another drawing has another, so its slides are not taken for these
+DRAWING = 'glands'  # part of each name; another drawing has another, so its slides are not taken for these
 
 def plan_cohort(
     n: int,        # slides

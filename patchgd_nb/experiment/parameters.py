@@ -253,7 +253,7 @@ class Setting(NamedTuple):
     drawn: bool = False      # whether training images are drawn when they are asked for, new ones in every pass
 
 SETTINGS = {
-    'small':      Setting(256, 32, 9, 4000, 1000, 'strokes', 64, 'digit_sums', 1., 1.5e-3, 16, None, drawn=True),
+    'small':      Setting(256, 32, 9, 4000, 1000, 'strokes', 64, 'digit_sums', 1., 1.5e-3, 18, None, drawn=True),
     'paper_512':  Setting(512, 128, 9, 20000, 4000, 'resnet50', 256, 'original', 1/2, 1e-3, 100, 600),
     'paper_4000': Setting(4000, 400, 27, 28000, 4000, 'resnet50', 256, 'original', 1/2, 1e-3, 100, 1200)}
 
