@@ -284,6 +284,8 @@ def test_strategy_and_optimizer_by_name(tmp_path, name):
         given = record(strategy=s, fraction=.25, accumulate=3, inner_steps=7).make_strategy()
         assert (given.sampler.fraction, given.accumulate, given.inner_steps) == (.25, 3, 7)
         assert record(strategy=s, inner_steps=None).make_strategy().inner_steps is None
+    updates = [dict(), dict(inner_steps=7), dict(strategy='carry'), dict(accumulate=None), dict(strategy='exact')]
+    assert [record(**dict(fraction=1/16, accumulate=2, inner_steps=None) | u).updates_per_batch for u in updates] == [8, 4, 2, 1, 1]
     assert [record(optimizer=o).optimizer_class.__name__ for o in ('adamw', 'adam', 'sgd')] == ['AdamW', 'Adam', 'SGD']
 
 

@@ -78,9 +78,11 @@ class Experiment(ParameterRecord):
 
     @property
     def updates_per_batch(self) -> int:
-        "How often a batch updates the weights."
+        "How often a batch updates the weights; without `inner_steps` a cover, of which 'carry' makes a quarter."
         if self.strategy in ('exact', 'whole') or not self.accumulate: return 1
-        return ceil((self.inner_steps or 1 / self.fraction) / self.accumulate)
+        cover = ceil(1 / self.fraction)
+        steps = self.inner_steps or (ceil(cover / 4) if self.strategy == 'carry' else cover)
+        return ceil(steps / self.accumulate)
 
     @property
     def grid(self) -> 'PatchGrid':

@@ -160,6 +160,7 @@ def _jpeg_xr_size(data):
     width, height = struct.unpack_from('>HH' if is_short else '>II', data, image + 12)
     return height + 1, width + 1
 
+# %% ../../nbs/images/tiff_pages.ipynb #7a9e59e1
 RATIOS = [None, (1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1)]   # width to height, by number
 
 def _jpeg_xl_stream(data):
@@ -186,6 +187,7 @@ def _jpeg_xl_size(data):
     height, ratio = side(), RATIOS[take(3)]
     return height, side() if ratio is None else height * ratio[0] // ratio[1]
 
+# %% ../../nbs/images/tiff_pages.ipynb #7a9e59e2
 def check_tile(
     data: bytes,       # as it stands in the file
     level: TiffLevel,  # what it is a tile of
