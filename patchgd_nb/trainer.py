@@ -240,6 +240,7 @@ class Trainer:
         self.step = BatchStep(MemoryGuard(memory_budget, self.device))
         self.trace, self.epoch, self.batch, self.seconds, self.best, self.stop = Trace(), 0, 0, 0., -float('inf'), False
         self.current = None   # the `Batch` at work, for callbacks to look at
+        self.error = None     # what ended the last `fit`, if it was an error
         # when the epoch was begun, the last `fit` ended, and the last batch ended
         self.epoch_random_states = self.random_states = self.boundary = None
 
@@ -253,7 +254,7 @@ class Trainer:
     ) -> 'Trainer':
         "Train to the end, or until `stop` is set or a signal asks for it; a further `fit` continues there."
         with self.run_checkpoints.hold():   # no other run is in the folder
-            self.stop, self.measured = False, None
+            self.stop, self.measured, self.error = False, None, None
             self.step.start()
             self.run_checkpoints.prepare(self, resume)
             self.schedule.begin(self)
@@ -263,6 +264,7 @@ class Trainer:
                 with handle_signals(self._on_signal), averaging(self.average, self.model, self.optimizer):
                     while self.progress < 1 and not self.stop: self._run_epoch()
             except Exception as error:
+                self.error = error
                 self.run_checkpoints.rescue(self)
                 message = isinstance(error, RuntimeError) and dead_worker_message(error, (self.train, self.valid))
                 if message: raise RuntimeError(message) from error

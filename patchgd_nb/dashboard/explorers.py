@@ -17,7 +17,7 @@ from ..head import make_head
 from ..model import PatchModel, make_backbone, module_mode
 from ..strategy import ExactPatchGD, PatchGD
 from ..memory import forward_bytes
-from .frames import figure_image
+from .paper import figure_image
 from .view import choose_view
 
 # %% ../../nbs/dashboard/explorers.ipynb #b33ed6c8

@@ -18,7 +18,8 @@ from ..images.readers import block_mean, open_image
 from ..model import PatchModel, module_mode
 from .slide_view import SlidePage, read_view
 from .view import choose_view
-from .frames import contributions, figure_image
+from .frames import contributions
+from .paper import figure_image
 
 # %% ../../nbs/dashboard/slide.ipynb #7d8075ad
 class SlidePrediction:

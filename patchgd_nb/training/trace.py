@@ -15,6 +15,7 @@ from typing import Any
 import json
 import numpy as np
 from ..base.files import atomic_path
+from .frame_store import Frame, FrameStore
 
 # %% ../../nbs/training/trace.ipynb #b31ec9e1
 class InnerLog(Sequence):
@@ -66,11 +67,14 @@ class InnerLog(Sequence):
 class Trace:
     "The one record of a run: losses of every inner iteration, metrics of every epoch, which patches were sampled when."
     def __init__(self,
-        keep: int = 2000,        # inner iterations whose sampled patches are kept, the newest ones
-        keep_frames: int = 120,  # frames that are kept, see `add_frame`
+        keep: int = 2000,                # inner iterations whose sampled patches are kept, the newest ones
+        keep_bytes: int = 2 * 2**20,     # memory that they may take
+        frames: FrameStore | None = None,   # frames over the whole run; an empty store of its own unless given
+        picture_bytes: int = 5 * 2**20,     # memory that the pictures of the images may take
     ):
-        self.inner, self.epochs, self.sampled = InnerLog(), [], deque(maxlen=keep)
-        self.frames, self.pictures = deque(maxlen=keep_frames), {}
+        self.inner, self.epochs, self.sampled, self.keep_bytes = InnerLog(), [], deque(maxlen=keep), keep_bytes
+        self.frames, self.pictures = FrameStore() if frames is None else frames, {}
+        self.picture_bytes = picture_bytes
         self.shape = None   # the grid's shape, known from the first batch
 
     def __repr__(self) -> str: return f'Trace: {len(self.epochs)} epochs, {len(self.inner)} inner iterations'
@@ -91,6 +95,8 @@ class Trace:
         self.shape = tuple(shape)
         ids = [str(i) for i in (range(sampled.shape[1]) if ids is None else ids)]
         for j, s in enumerate(np.asarray(sampled)): self.sampled.append((epoch, batch, j, ids, np.packbits(s, axis=1)))
+        while len(self.sampled) * self.sampled[-1][-1].nbytes > self.keep_bytes and len(self.sampled) > 1:
+            self.sampled.popleft()
 
     def add_epoch(self,
         **metrics: float,  # epoch, seconds and whatever was measured
@@ -99,12 +105,17 @@ class Trace:
         self.epochs.append({k: float(v) for k, v in metrics.items()})
 
     def add_frame(self,
-        frame: dict[str, Any],         # numbers and texts (`epoch`, `batch`, `j`, `name`, ...) and arrays of numbers
+        frame: Frame,                  # see `FrameStore`
         picture: bytes | None = None,  # the image called `name` as a JPEG, unless it is there already
     ) -> None:
         "Record a frame; pictures that no frame shows any more are dropped."
-        self.frames.append(frame)
         if picture is not None: self.pictures[frame['name']] = picture
+        if self.frames.add(frame): self._drop_pictures()
+        while sum(map(len, self.pictures.values())) > self.picture_bytes and len(self.frames) > 2:
+            self.frames.thin()
+            self._drop_pictures()
+
+    def _drop_pictures(self):
         shown = {f['name'] for f in self.frames}
         for name in [n for n in self.pictures if n not in shown]: del self.pictures[name]
 
@@ -149,7 +160,7 @@ class Trace:
         if not Path(path).is_file(): raise FileNotFoundError(f'there is no record {path}: check the path.')
         with np.load(path, allow_pickle=False) as f:
             header = json.loads(str(f['head']))
-            if header['version'] != VERSION:
+            if header['version'] not in (3, VERSION):
                 raise ValueError(f"{path} is a trace of version {header['version']}, this is version {VERSION}: "
                                  'read it with the release that wrote it.')
             return trace_from_arrays(header, f, cls)
@@ -186,7 +197,7 @@ def plot_trace(
     return ax
 
 # %% ../../nbs/training/trace.ipynb #91e23f0b
-VERSION = 3   # of the file format; raised when an older reader would misread it
+VERSION = 4   # of the file format; raised when an older reader would misread it
 
 def trace_to_arrays(
     trace: Trace,  # the record
@@ -195,7 +206,7 @@ def trace_to_arrays(
     header = dict(
         version=VERSION, shape=trace.shape, keep=trace.sampled.maxlen, epochs=trace.epochs,
         sampled=[(epoch, batch, j, ids) for epoch, batch, j, ids, _ in trace.sampled],
-        keep_frames=trace.frames.maxlen, pictures=list(trace.pictures),
+        frame_limits=[trace.frames.max_bytes, trace.frames.max_frames], pictures=list(trace.pictures),
         frames=[{k: v for k, v in frame.items() if not isinstance(v, np.ndarray)} for frame in trace.frames],
     )
     arrays = dict(losses=np.array(trace.inner.losses), batches=np.array(trace.inner.batches))
@@ -211,14 +222,15 @@ def trace_from_arrays(
     cls: type[Trace] = Trace, # the class to make
 ) -> Trace:
     "The record of which a header and arrays were made."
-    trace = cls(header['keep'], header['keep_frames'])
+    if header['version'] == 3: header = header | dict(frame_limits=[], frames=[], pictures=[])   # other frames
+    trace = cls(header['keep'], frames=FrameStore((), *header['frame_limits']))
     trace.shape, trace.epochs = header['shape'] and tuple(header['shape']), header['epochs']
     trace.inner = InnerLog(arrays['losses'].tolist(), arrays['batches'].tolist())
     for i, (epoch, batch, j, ids) in enumerate(header['sampled']):
         trace.sampled.append((epoch, batch, j, ids, arrays[f's{i}']))
-    in_frames = {k: arrays[k] for k in arrays if k[0] == 'f'}
-    for i, frame in enumerate(header['frames']):
-        own = {k.split('_', 1)[1]: v for k, v in in_frames.items() if k.startswith(f'f{i}_')}
-        trace.frames.append(frame | own)
+    layers = [{} for _ in header['frames']]
+    for key in arrays:
+        if key[0] == 'f': layers[int(key[1:].split('_', 1)[0])][key.split('_', 1)[1]] = arrays[key]
+    for frame, own in zip(header['frames'], layers): trace.frames.add(frame | own)
     trace.pictures = {name: arrays[f'p{i}'].tobytes() for i, name in enumerate(header['pictures'])}
     return trace
