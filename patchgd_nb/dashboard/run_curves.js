@@ -1,21 +1,21 @@
 // Curves over a run, as SVG. x is the place of an inner iteration in the run, in every plot and in the slider.
 
 const PLOT = {left: 40, right: 10, top: 6, bottom: 18};   // margins of a plot, in pixels of the page
-const LINES = ['#1f77b4', '#d1541e', '#2a8a3e', '#a04fc0', '#8a6d1d', '#c2266b'];   // 3:1 on white and on black
+const LINES = ['#3d8fd1', '#d1541e', '#2a8a3e', '#a04fc0', '#8a6d1d', '#c2266b'];   // 3:1 on white and on black
 const DASHES = ['', '6 3', '2 2', '8 3 2 3', '4 4', '1 3'];
 
-// Up to about `count` round numbers from `low` to `high`
-function roundSteps(low, high, count) {
-  const rough = (high - low) / count, power = 10 ** Math.floor(Math.log10(rough));
-  const step = power * [1, 2, 5, 10].find(n => n * power >= rough), steps = [];
-  for (let i = Math.ceil(low / step - 1e-9); i * step <= high + step * 1e-9; i++) steps.push(Number((i * step).toPrecision(6)));
-  return steps;
+// About `wanted` round numbers from `low` to `high`
+function roundSteps(low, high, wanted) {
+  const rough = (high - low) / wanted, power = 10 ** Math.floor(Math.log10(rough));
+  const step = power * [1, 2, 5, 10].find(n => n * power >= rough), first = Math.ceil(low / step - 1e-9);
+  const count = Math.floor(high / step + 1e-9) - first + 1;
+  return Array.from({length: count}, (_, i) => Number(((first + i) * step).toPrecision(6)));
 }
 
 // Curves of the loss: what was measured, light, and smoothed
 function lossCurves({loss, smooth}) {
   return [
-    {name: 'each inner iteration', points: loss, colour: LINES[0], width: 1, opacity: .45, dash: ''},
+    {name: 'each inner iteration', points: loss, colour: LINES[0], width: 1, opacity: .8, dash: ''},
     {name: 'smoothed', points: smooth, colour: LINES[1], width: 2, opacity: 1, dash: ''}].filter(curve => curve.points);
 }
 
@@ -27,15 +27,16 @@ function metricCurves({metrics}) {
 // The ends of the y axis: those of all points, a little wider; outliers among many points are cut off at the top
 function yEnds(curves) {
   const values = curves.flatMap(curve => curve.points[1]).filter(Number.isFinite).sort((a, b) => a - b);
-  if (!values.length) return [0, 1];
-  const low = values[0], high = values.length > 50 ? values[Math.floor(values.length * .99)] : values[values.length - 1];
+  if (!values.length) return null;
+  const low = values[0], high = values[values.length > 50 ? Math.floor(values.length * .99) : values.length - 1];
   const margin = (high - low) * .06 || Math.abs(high) * .1 || 1;
   return [low - margin, high + margin];
 }
 
-// How places and values become pixels
+// How places and values become pixels; without any value, places only
 function plotScales(curves, n, width, height) {
-  const [low, high] = yEnds(curves), wide = width - PLOT.left - PLOT.right, tall = height - PLOT.top - PLOT.bottom;
+  const [low, high] = yEnds(curves) || [], wide = width - PLOT.left - PLOT.right;
+  const tall = height - PLOT.top - PLOT.bottom;
   return {
     low, high, x: place => PLOT.left + wide * place / Math.max(n, 1),
     y: value => clamp(PLOT.top + tall * (high - value) / (high - low), PLOT.top - 2, height - PLOT.bottom),
@@ -55,21 +56,25 @@ function curveElement({points: [xs, ys], colour, width, opacity, dash, dots}, {x
 // Lines and numbers of both axes
 function axesElement({low, high, x, y}, n, width, height) {
   const floor = height - PLOT.bottom, right = width - PLOT.right;
-  const rows = roundSteps(low, high, 3).map(value => `<line class="rule" x1="${PLOT.left}" x2="${right}" y1="${y(value)}"
-    y2="${y(value)}"/><text x="${PLOT.left - 5}" y="${y(value) + 4}" text-anchor="end">${value}</text>`);
+  const rows = low == null ? [] : roundSteps(low, high, 4).map(value => `
+    <line class="rule" x1="${PLOT.left}" x2="${right}" y1="${y(value)}" y2="${y(value)}"/>
+    <text x="${PLOT.left - 5}" y="${y(value) + 4}" text-anchor="end">${value}</text>`);
   const columns = roundSteps(0, Math.max(n, 1), Math.max(2, Math.floor(width / 110))).map(place => {
-    const anchor = x(place) > right - 14 ? 'end' : 'middle';
-    return `<text x="${x(place)}" y="${height - 4}" text-anchor="${anchor}">${place}</text>`;
+    return x(place) > right - 110 ? '' : `<text x="${x(place)}" y="${height - 4}" text-anchor="middle">${place}</text>`;
   });
-  return `${rows.join('')}<line class="axis" x1="${PLOT.left}" x2="${right}" y1="${floor}" y2="${floor}"/>${columns.join('')}`;
+  return `${rows.join('')}${columns.join('')}
+    <text x="${right}" y="${height - 4}" text-anchor="end">inner iterations: ${n}</text>
+    <line class="axis" x1="${PLOT.left}" x2="${right}" y1="${floor}" y2="${floor}"/>`;
 }
 
-// Draw a plot into its svg; returns the scales, for the cursor and the mouse
-function drawPlot(svg, curves, n) {
-  const width = svg.clientWidth || 400, height = svg.clientHeight || 130, scales = plotScales(curves, n, width, height);
+// Draw a plot into its svg, or `empty`, a text; returns the scales, for the cursor and the mouse
+function drawPlot(svg, curves, n, empty) {
+  const width = svg.clientWidth || 400, height = svg.clientHeight || 130;
+  const scales = plotScales(curves, n, width, height), words = scales.low == null ? empty : '';
   svg.setAttribute('viewBox', `0 0 ${width} ${height}`);
-  svg.innerHTML = axesElement(scales, n, width, height) + curves.map(curve => curveElement(curve, scales)).join('') +
-    `<line class="cursor" y1="${PLOT.top}" y2="${height - PLOT.bottom}"/>`;
+  svg.innerHTML = axesElement(scales, n, width, height) + curves.map(curve => curveElement(curve, scales)).join('') + `
+    <text x="${width / 2}" y="${height / 2}" text-anchor="middle">${words}</text>
+    <line class="cursor" y1="${PLOT.top}" y2="${height - PLOT.bottom}"/>`;
   return scales;
 }
 
@@ -84,8 +89,9 @@ function valueAt([xs, ys], place) {
 function plotLegend(element, curves, place) {
   element.replaceChildren(...curves.map(({name, points, colour, width, opacity, dash}) => {
     const entry = document.createElement('span'), value = valueAt(points, place);
-    entry.innerHTML = `<svg width="24" height="10" aria-hidden="true"><line x1="1" x2="23" y1="5" y2="5" stroke="${colour}"
-      stroke-width="${width + .6}" stroke-opacity="${opacity}" stroke-dasharray="${dash}"/></svg> `;
+    const line = `<line x1="1" x2="23" y1="5" y2="5" stroke="${colour}" stroke-width="${width + .6}"`;
+    entry.innerHTML = `<svg width="24" height="10" aria-hidden="true">${line}
+      stroke-opacity="${opacity}" stroke-dasharray="${dash}"/></svg> `;
     entry.append(name, Number.isFinite(value) ? ` ${Number(value.toPrecision(3))}` : '');
     return entry;
   }));

@@ -2,6 +2,7 @@
 // `view` says which part of the grid is seen: `x`, `y` (left upper corner, in cells), `scale` (pixels of the page
 // along a cell's width) and `tall` (a cell's height as a multiple of its width).
 
+const WASH = [140, 144, 152, 165];   // over blank cells of the image
 const BLANK = 0, CARRIED = 2, REFRESHED = 3, SAMPLED = 4;   // states of a cell, as `about.states` counts them
 
 // ---- unpacking ----
@@ -75,11 +76,14 @@ function amountOf(name, scales, channel) {
   const signed = value => (value > 0 ? '+' : '') + small(value);
   const share = scales.share || 1, latent = scales.latent || 1, [low, high] = scales.norm || [0, 1];
   return {
-    times: {of: (f, k) => f.times[k], ends: [0, scales.times || 1], colours: CIVIDIS, text: whole, unit: 'times sampled'},
-    age: {of: (f, k) => f.age[k], ends: [0, scales.age || 1], colours: CIVIDIS, text: whole, unit: 'inner iterations old'},
+    times: {
+      of: (f, k) => f.times[k], ends: [0, scales.times || 1], colours: CIVIDIS, text: whole, unit: 'times sampled'},
+    age: {
+      of: (f, k) => f.age[k], ends: [0, scales.age || 1], colours: CIVIDIS, text: whole, unit: 'inner iterations old'},
     norm: {of: (f, k) => f.norm[k], ends: [low, high], colours: CIVIDIS, text: small, unit: 'norm'},
     adds: {of: (f, k) => f.share[k], ends: [-share, share], colours: PUOR, text: signed, unit: 'to the score'},
-    channel: {of: (f, k) => f.latent[k * f.channels + channel] * f.z_scale / 127, ends: [-latent, latent],
+    channel: {
+      of: (f, k) => f.latent[k * f.channels + channel] * f.z_scale / 127, ends: [-latent, latent],
       colours: PUOR, text: signed, unit: `channel ${channel}`}}[name];
 }
 
@@ -132,19 +136,22 @@ function gridBox({rows, cols}, {x, y, scale, tall}) {
 
 // ---- drawing ----
 
-// Diagonal lines as a pattern: each dark with a light edge, so that they are seen on any ground
-function hatching(context, dark, light, ground) {
-  const side = 8, tile = Object.assign(document.createElement('canvas'), {width: side, height: side});
+// Diagonal lines as a pattern: each dark with a light edge, so that they are seen on any ground; `cross`: both ways
+function hatching(context, dark, light, ground, cross) {
+  const side = 12, tile = Object.assign(document.createElement('canvas'), {width: side, height: side});
   const pen = tile.getContext('2d');
   pen.fillStyle = ground;
   pen.fillRect(0, 0, side, side);
-  for (const [ink, shift, width] of [[light, 1.3, 1.6], [dark, 0, 1.4]]) {
+  for (const [ink, shift, width] of [[light, 1.2, 1.4], [dark, 0, 1.2]]) {
     pen.strokeStyle = ink;
     pen.lineWidth = width;
     pen.beginPath();
     for (const start of [-side, 0, side]) {
       pen.moveTo(start + shift - 1, side + 1);
       pen.lineTo(start + side + shift + 1, -1);
+      if (!cross) continue;
+      pen.moveTo(start + shift - 1, -1);
+      pen.lineTo(start + side + shift + 1, side + 1);
     }
     pen.stroke();
   }
@@ -161,7 +168,7 @@ function drawPixels(context, frame, view, rgbaOf) {
 // Cells sampled now have a thick outline, orange between white between black: it does not depend on colour
 function drawSampled(context, frame, view) {
   const unit = clamp(view.scale * Math.min(1, view.tall) / 18, .3, 1), path = cellsIn(SAMPLED, frame, view, 2.4 * unit);
-  for (const [ink, width] of [['#000', 5], ['#fff', 3.6], ['#e66100', 2.2]]) {
+  for (const [ink, width] of [['#000', 4.6], ['#fff', 3.2], ['#e66100', 2]]) {
     context.strokeStyle = ink;
     context.lineWidth = width * unit;
     context.stroke(path);
@@ -184,8 +191,8 @@ function drawCarried(context, frame, view) {
 
 // How the cells stand: blank under a flat grey, carried with a dot, refreshed hatched, filled as the image is
 function drawStates(context, frame, view) {
-  drawPixels(context, frame, view, k => frame.state[k] == BLANK ? [110, 112, 118, 165] : [0, 0, 0, 0]);
-  context.fillStyle = hatching(context, '#00507a', 'rgba(255,255,255,.85)', 'rgba(0,0,0,0)');
+  drawPixels(context, frame, view, k => frame.state[k] == BLANK ? WASH : [0, 0, 0, 0]);
+  context.fillStyle = hatching(context, '#00466b', 'rgba(255,255,255,.9)', 'rgba(0,0,0,0)');
   context.fill(cellsIn(REFRESHED, frame, view));
   drawCarried(context, frame, view);
 }
@@ -193,7 +200,7 @@ function drawStates(context, frame, view) {
 // An amount on the image: a square in each cell, so that its colour is the legend's and the image shows around it
 function drawAmount(context, frame, view, name, look) {
   const paint = paintOf(frame, name, look), margin = view.scale < 10 ? 0 : view.scale / 6;
-  drawPixels(context, frame, view, k => frame.state[k] == BLANK ? [110, 112, 118, 165] : [0, 0, 0, 0]);
+  drawPixels(context, frame, view, k => frame.state[k] == BLANK ? WASH : [0, 0, 0, 0]);
   for (let k = 0; k < frame.state.length; k++) {
     if (frame.state[k] == BLANK) continue;
     const [x, y, width, height] = boxOf(k, frame.cols, view);
@@ -238,10 +245,10 @@ function drawImage(context, frame, view, picture, name, look) {
   drawNumbers(context, frame, view, name, look);
 }
 
-// Z cell by cell; `name`: 'colours', or an amount. Blank cells are hatched grey, as no colour of a cell is.
+// Z cell by cell; `name`: 'colours', or an amount. Blank cells are cross-hatched grey, as no cell with a latent is.
 function drawZ(context, frame, view, name, look) {
   const paint = paintOf(frame, name, look);
-  context.fillStyle = hatching(context, '#8f8f8f', '#dedede', '#c9c9c9');
+  context.fillStyle = hatching(context, '#a3a6ab', '#e6e8ea', '#d5d7da', true);
   context.fillRect(...gridBox(frame, view));
   drawPixels(context, frame, view, k => frame.state[k] == BLANK ? [0, 0, 0, 0] : [...paint(k), 255]);
   drawGrid(context, frame, view);
@@ -271,7 +278,7 @@ function drawLatent(context, width, height, latent, mean, most, ink) {
   });
   context.fillStyle = ink;
   context.fillRect(0, y(0) - .5, width, 1);
-  Object.assign(context, {strokeStyle: '#e66100', lineWidth: 1.4});
+  Object.assign(context, {strokeStyle: '#e66100', lineWidth: step < 2 ? .8 : 1.4});
   context.beginPath();
   mean.forEach((value, i) => { context.lineTo(i * step, y(value)); context.lineTo((i + 1) * step, y(value)); });
   context.stroke();
@@ -293,7 +300,7 @@ function stateEntry(state, text, inZ) {
   const frame = {rows: 1, cols: 1, state: [state], times: [0], age: [0], norm: [0], share: [0]};
   if (inZ) drawZ(context, frame, view, 'age', {scales: {}});
   else {
-    context.fillStyle = '#eec3d6';
+    context.fillStyle = state == BLANK ? '#fff' : '#eec3d6';
     context.fillRect(0, 0, 18, 18);
     drawStates(context, frame, view);
     drawSampled(context, frame, view);

@@ -7,6 +7,7 @@
 //   pin, hover        cells: pinned, under the mouse; -1: none
 
 const ENDED = ['stopped', 'failed', 'finished', 'lost'];   // states of a run that has no more use for its buttons
+const RUN_CONTROLS = ['pause', 'inner', 'batch', 'stop', 'slow', 'fraction', 'accumulate'];
 const IMAGE_CHOICES = {states: 'states', times: 'times sampled', age: 'age', adds: 'what it adds'};
 const Z_CHOICES = {
   colours: 'three colours', norm: 'norm', age: 'age', times: 'times sampled', adds: 'what it adds', channel: 'channel'};
@@ -28,7 +29,7 @@ const CSS = `
     border-bottom: 1px solid var(--line); padding: 3px 0; }
   & .facts { min-height: 34px; padding: 3px 0; }
   & .more { padding: 5px 10px; background: var(--soft); border-radius: 5px; margin-bottom: 4px; gap: 4px 24px; }
-  & .group { display: flex; gap: 4px; }
+  & .group { display: flex; align-items: center; gap: 4px; } & progress { margin: 0 6px; }
   & .right { margin-left: auto; }
   & button, & select, & input { font: inherit; color: var(--fg); }
   & button, & select, & input[type=number] { background: var(--soft); border: 1px solid var(--edge); border-radius: 4px;
@@ -43,14 +44,19 @@ const CSS = `
   & canvas:focus { outline: 2px solid #e66100; outline-offset: -2px; touch-action: none; }
   & .slow { width: 80px; } & output { display: inline-block; min-width: 3em; }
   & progress { width: 110px; height: 9px; accent-color: #1668b8; vertical-align: middle; }
-  & .status { font-weight: 600; flex: 1 1 200px; min-width: 0; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
+  & .status { font-weight: 600; flex: 1 1 200px; min-width: 0; overflow: hidden; text-overflow: ellipsis;
+    white-space: nowrap; }
   & .status.whole { flex-basis: 100%; white-space: normal; overflow-wrap: anywhere; }
-  & .status::before { content: ''; display: inline-block; width: .75em; height: .75em; border-radius: 50%; margin-right: .5em;
-    background: var(--dot, #8a8f96); border: 1px solid var(--fg); vertical-align: -1px; }
-  & .status:is([data-state=training], [data-state=finished]) { --dot: #2aa84a; } & .status[data-state=failed] { --dot: #d42a2a; }
+  & .status::before { content: ''; display: inline-block; width: .75em; height: .75em; margin-right: .5em;
+    border-radius: 50%; border: 1px solid var(--fg); background: var(--dot, #8a8f96); vertical-align: -1px; }
+  & .status:is([data-state=training], [data-state=finished]) { --dot: #2aa84a; }
+  & .status[data-state=failed] { --dot: #d42a2a; }
   & .status:is([data-state=paused], [data-state=lost]) { --dot: #f0a202; }
   & .status:is([data-state=validating], [data-state=elsewhere]) { --dot: #2f86e0; }
-  & .panels { display: grid; grid-template-columns: minmax(0, var(--side)) minmax(0, var(--side)) minmax(212px, 300px); gap: 12px; }
+  & .panels { display: grid; grid-template-columns: minmax(0, var(--side)) minmax(0, var(--side)) 17em;
+    gap: 14px; }
+  &.flat .panels { grid-template-columns: minmax(0, calc(2 * var(--side))) 17em; row-gap: 4px; }
+  &.flat .pin { grid-area: 1 / 2 / 3; }
   & figure { margin: 0; min-width: 0; }
   & figcaption { display: flex; align-items: center; gap: 8px; min-height: 26px; margin-bottom: 3px; }
   & figcaption b { font-weight: 600; }
@@ -58,27 +64,32 @@ const CSS = `
   & .screen canvas { display: block; width: 100%; cursor: crosshair; touch-action: pan-y; }
   & .veil { position: absolute; inset: 0; display: grid; place-items: center; text-align: center; padding: 16px;
     background: var(--soft); color: var(--fg); font-size: 1.1em; }
-  & .zoom { position: absolute; right: 6px; top: 6px; display: flex; gap: 3px; }
-  & .zoom button { background: var(--bg); }
-  & .legend { display: flex; flex-wrap: wrap; gap: 2px 12px; min-height: 1.8em; padding-top: 4px; font-size: .93em; }
+  & .zoom { margin-left: auto; display: flex; gap: 3px; }
+  & .legend { display: flex; flex-wrap: wrap; align-items: center; gap: 2px 12px; min-height: 1.8em; padding-top: 4px;
+    font-size: .93em; }
   & .legend span { white-space: nowrap; } & .legend canvas { vertical-align: -4px; border: 1px solid var(--edge); }
-  & .pin h3 { font-size: 1em; font-weight: 600; margin: 0 0 3px; min-height: 26px; display: flex; align-items: center; }
-  & .patch { width: 200px; height: 200px; image-rendering: pixelated; display: block; border: 1px solid var(--line); background: var(--soft); }
-  & .pin-text { white-space: pre-line; margin: 4px 0; min-height: 5.4em; }
+  & .pin h3 { font-size: 1em; font-weight: 600; margin: 0 0 3px; height: 26px; line-height: 26px; white-space: nowrap; }
+  & .patch { width: 200px; height: 200px; image-rendering: pixelated; display: block; background: var(--soft);
+    border: 1px solid var(--line); }
+  & .pin-text { white-space: pre-line; margin: 4px 0; height: 5.5em; overflow: hidden; }
   & .latent { display: block; width: 100%; height: 64px; }
-  & .key { font-size: .93em; } & .key i { font-style: normal; display: inline-block; width: 12px; height: 9px; background: #3d8fd1; }
+  & .key { font-size: .93em; white-space: nowrap; }
+  & .key i { display: inline-block; width: 12px; height: 9px; background: #3d8fd1; }
   & .key i + i { height: 3px; background: #e66100; vertical-align: 3px; }
-  & .time { flex-wrap: nowrap; margin-top: 2px; } & .track { position: relative; flex: 1; min-width: 60px; padding-bottom: 13px; }
-  & .slider { width: 100%; display: block; height: 20px; }
+  & .time { flex-wrap: nowrap; align-items: flex-start; margin-top: 2px; } & .play { min-width: 4.6em; }
+  & .track { position: relative; flex: 1; min-width: 60px; padding-bottom: 13px; }
+  & .slider { width: 100%; display: block; height: 1.95em; }
   & .ticks { position: absolute; left: 8px; right: 8px; bottom: 0; height: 13px; font-size: 11px; line-height: 11px; }
   & .ticks span { position: absolute; transform: translateX(-50%); white-space: nowrap; padding-top: 3px; }
-  & .ticks span::before { content: ''; position: absolute; left: 50%; top: -1px; height: 5px; border-left: 1px solid var(--fg); }
-  & .where { min-width: 15em; }
+  & .ticks span::before { content: ''; position: absolute; left: 50%; top: -1px; height: 5px;
+    border-left: 1px solid var(--fg); }
+  & .where { min-width: 15.5em; line-height: 1.95em; } & .verdict { font-weight: 600; }
   & .plots { display: grid; grid-template-columns: 1fr 1fr; gap: 16px; margin-top: 2px; }
   & .plots svg.plot { display: block; width: 100%; height: 122px; cursor: crosshair; }
   & .plots figcaption { flex-wrap: wrap; gap: 0 12px; min-height: 20px; margin: 0; }
   & .plots .legend { padding: 0; min-height: 0; }
-  & .plots text { font-size: 11px; fill: var(--fg); } & .rule { stroke: var(--line); stroke-width: .7; } & .axis { stroke: var(--edge); }
+  & .plots text { font-size: 11px; fill: var(--fg); }
+  & .rule { stroke: var(--line); stroke-width: .7; } & .axis { stroke: var(--edge); }
   & .cursor { stroke: var(--fg); stroke-width: 1.2; stroke-dasharray: 4 2; }
   & .foot { gap: 2px 0; color: var(--muted); min-height: 20px; font-size: .93em; }
   & .foot span + span::before { content: '|'; margin: 0 10px; }
@@ -86,8 +97,10 @@ const CSS = `
 }
 @container (max-width: 899px) {
   .patchgd-run .panels { grid-template-columns: minmax(0, 1fr) minmax(0, 1fr); }
-  .patchgd-run .pin { grid-column: 1 / -1; display: grid; grid-template-columns: 200px 1fr; gap: 0 14px; & .patch { grid-row: span 3; }
+  .patchgd-run .pin { grid-column: 1 / -1; display: grid; grid-template-columns: 200px 1fr; gap: 0 14px;
     & h3 { grid-column: 1 / -1; } }
+  .patchgd-run.flat .panels { grid-template-columns: minmax(0, 1fr); }
+  .patchgd-run.flat .pin { grid-area: auto; }
 }
 @container (max-width: 639px) {
   .patchgd-run :is(.panels, .plots) { grid-template-columns: minmax(0, 1fr); }
@@ -114,7 +127,8 @@ function controlElements() {
         ${button('batch', 'Batch', 'to the end of this batch, then pause')}
         ${button('stop', 'Stop', 'end training: the checkpoint is written, results are kept')}
       </span>
-      <span><span class="epoch"></span> <progress max="1" aria-label="progress of the run"></progress> <span class="left"></span></span>
+      <span class="group"><span class="epoch"></span> <progress max="1" aria-label="progress of the run"></progress>
+        <span class="left"></span></span>
       <span class="status" role="status" aria-live="polite"></span>
     </div>
     <div class="facts">
@@ -132,8 +146,8 @@ function controlElements() {
     <div class="more" hidden>
       <label class="of-fraction">sampling fraction <input class="fraction" type="range" min="0.01" max="1" step="0.01">
         <output class="share"></output></label>
-      <label class="of-accumulate">inner iterations per optimizer step <input class="accumulate" type="number" min="0" max="999">
-        0: all of a batch</label>
+      <label class="of-accumulate">inner iterations per optimizer step
+        <input class="accumulate" type="number" min="0" max="999"> (0: all of a batch)</label>
       <span>both from the next batch on</span>
     </div>`;
 }
@@ -142,13 +156,13 @@ function panelElements() {
   const zoom = button('nearer', '+', 'zoom in (+)') + button('farther', '&minus;', 'zoom out (&minus;)') +
     button('fit', 'whole', 'all cells with content (0)');
   const canvas = (name, text) => `<canvas class="${name}" tabindex="0" role="application" aria-label="${text}"
-    aria-roledescription="grid of patches" title="click pins a patch; drag moves, the wheel zooms after a click"></canvas>`;
+    aria-roledescription="grid of patches"></canvas>`;
   return `
     <div class="panels">
       <figure>
-        <figcaption><b>image</b> ${choice('over', 'shown on the image', IMAGE_CHOICES)} <span class="what"></span></figcaption>
-        <div class="screen">${canvas('image', 'image')}<div class="veil"></div>
-          <div class="zoom" role="group" aria-label="zoom of image and Z">${zoom}</div></div>
+        <figcaption><b>image</b> ${choice('over', 'shown on the image', IMAGE_CHOICES)} <span class="what"></span>
+          <span class="zoom" role="group" aria-label="zoom of image and Z">${zoom}</span></figcaption>
+        <div class="screen">${canvas('image', 'image')}<div class="veil"></div></div>
         <div class="legend of-image"></div>
       </figure>
       <figure>
@@ -161,13 +175,14 @@ function panelElements() {
         <h3></h3><canvas class="patch" role="img" aria-label="the patch"></canvas>
         <div><div class="pin-text"></div>
         <canvas class="latent" role="img" aria-label="its latent"></canvas>
-        <div class="key">its latent: <i></i> this cell <i></i> mean of filled cells</div></div>
+        <div class="key"><i></i> its latent <i></i> mean of filled cells</div></div>
       </section>
     </div>`;
 }
 
 function timeElements() {
-  const plot = (name, title) => `<figure><figcaption><b>${title}</b><span class="legend ${name}-legend"></span></figcaption>
+  const plot = (name, title) => `<figure>
+    <figcaption><b>${title}</b><span class="legend ${name}-legend"></span></figcaption>
     <svg class="plot ${name}" role="img" aria-label="${title}"></svg></figure>`;
   const speeds = {'.5': 'half speed', '1': 'speed 1', '2': 'speed 2', '4': 'speed 4'};
   return `
@@ -179,7 +194,8 @@ function timeElements() {
       ${button('live', 'Live', 'always show the newest frame')}
     </div>
     <div class="plots">${plot('losses', 'loss')}${plot('metrics', 'metrics by epoch')}</div>
-    <div class="foot"><span class="memory"></span><span class="lr"></span><span class="saved"></span></div>
+    <div class="foot"><span class="title"></span><span class="memory"></span><span class="lr"></span>
+      <span class="saved"></span></div>
     <div class="say" aria-live="polite"></div>`;
 }
 
@@ -210,12 +226,14 @@ function boundedStore(limit) {
 
 function createPage(model, el) {
   el.classList.add('patchgd-run');
+  el.dataset.lmSuppressShortcuts = 'true';   // JupyterLab's own keys, such as d d, stay out of here
   el.innerHTML = `<style>${CSS}</style>${controlElements()}${panelElements()}${timeElements()}`;
   const find = selector => el.querySelector(selector);
   return {
-    model, el, find, frames: boundedStore(44e6), pictures: boundedStore(20e6), asked: new Map(), target: null, shown: null,
-    live: true, playing: null, view: {x: 0, y: 0, scale: 1, tall: 1, fitted: true}, boxes: new Map(), seen: new Set(),
-    pin: -1, hover: -1, sharp: {}, over: 'states', ofZ: 'colours', channel: 0, colours: null, plots: [], drawing: 0};
+    model, el, find, frames: boundedStore(44e6), pictures: boundedStore(20e6), asked: new Map(), wanting: 0,
+    target: null, shown: null, live: true, playing: null, sliding: false, plots: [], pointed: null, drawing: 0,
+    view: {x: 0, y: 0, scale: 1, tall: 1, fitted: true}, boxes: new Map(), seen: new Set(), pin: -1, hover: -1, sharp: {},
+    over: 'states', ofZ: 'colours', channel: 0, colours: null};
 }
 
 // Draw soon, and once however often this is called
@@ -294,7 +312,11 @@ function showFrame(page, frame) {
   page.shown = frame;
   page.el.dataset.id = frame.id;
   frame.state.forEach(state => page.seen.add(state));
-  if (!before || before.name != frame.name || before.rows != frame.rows || before.cols != frame.cols) page.sharp = {};
+  if (before && (before.rows != frame.rows || before.cols != frame.cols)) page.pin = page.hover = -1;
+  if (before?.name != frame.name) {
+    page.sharp = {};
+    askForPatch(page);
+  }
   page.boxes.set(frame.name, joinBoxes(page.boxes.get(frame.name), contentBox(frame), frame));
   if (!page.pictures.has(frame.name)) ask(page, 'picture ' + frame.name, {kind: 'picture', name: frame.name});
   refresh(page);
@@ -319,8 +341,9 @@ function receiveFrame(page, head, data) {
 async function receive(page, message, buffers) {
   if (message.kind == 'frame') {
     page.wanting = 0;
-    if (message.head) receiveFrame(page, message.head, buffers[0]);
-    if (page.target && page.shown?.id != page.target.id) goTo(page, page.target);   // another was chosen meanwhile
+    if (!message.head) return;   // it was thinned away: the index will say what there is
+    receiveFrame(page, message.head, buffers[0]);
+    if (page.shown?.id != page.target?.id) goTo(page, page.target);   // another was chosen meanwhile
   } else if (message.kind == 'picture') {
     const picture = await decode(buffers[0], 'image/jpeg').catch(() => null);
     page.pictures.put(message.name, picture, picture ? 4 * picture.width * picture.height : 1);
@@ -351,12 +374,12 @@ function fitCanvas(canvas, width, height) {
 // Width and height of both panels, so that the whole page fits the window; flat for flat images and signals
 function panelSize(page, frame) {
   const width = page.find('.image').clientWidth, large = page.el.classList.contains('large');
-  const room = clamp(window.innerHeight - (large ? 470 : 535), 230, large ? 720 : 520);
+  const room = clamp(window.innerHeight - (large ? 470 : 500), 230, large ? 720 : 520);
   const flat = frame ? width * Math.max(frame.rows * page.view.tall / frame.cols, .25) : width;
   return [width, Math.round(Math.min(width, room, flat))];
 }
 
-// How tall a cell is: as in the picture, and so that the whole is at most four times as wide as tall, or as tall as wide
+// How tall a cell is: as in the picture, but no side of the whole is more than four times the other
 function cellShape({rows, cols}, picture) {
   const cell = picture ? picture.height / rows / (picture.width / cols) : 1;
   return clamp(cell * rows / cols, .25, 4) * cols / rows;
@@ -390,6 +413,7 @@ function drawPage(page) {
 function drawPanels(page, frame) {
   const {find, view} = page, picture = frame && page.pictures.get(frame.name);
   if (frame) view.tall = cellShape(frame, picture);
+  page.el.classList.toggle('flat', Boolean(frame) && !frame.whole && frame.rows * view.tall * 2.5 < frame.cols);
   const [width, height] = panelSize(page, frame), look = lookOf(page);
   const onImage = fitCanvas(find('.image'), width, height), onZ = fitCanvas(find('.z'), width, height);
   if (!frame) return;
@@ -437,7 +461,7 @@ function describeFrame(page, frame) {
 
 // A legend is made again only when something in it changed
 function showLegend(page, name, shown, entries) {
-  const element = page.find(name), key = JSON.stringify([shown, [...page.seen], page.model.get('scales'), page.channel]);
+  const element = page.find(name), {scales, channel} = lookOf(page), key = JSON.stringify([shown, [...page.seen], scales, channel]);
   if (element.dataset.key == key) return;
   element.dataset.key = key;
   fillLegend(element, entries());
@@ -457,8 +481,8 @@ function drawPin(page, frame) {
     find('.pin-text').textContent = 'point at a patch to see it; click to pin it';
     return;
   }
-  const [row, col] = cellOf(k, frame.cols), kind = page.hover >= 0 ? 'under the mouse' : page.pin >= 0 ? 'pinned' : 'sampled now';
-  find('.pin h3').textContent = `row ${row}, column ${col}: ${kind}`;
+  const [row, col] = cellOf(k, frame.cols), pinned = k == page.pin ? ' (pinned)' : '';
+  find('.pin h3').textContent = `row ${row}, column ${col}${pinned}`;
   drawPatch(page, frame, k);
   find('.pin-text').textContent = textOf(page, frame, k);
   const canvas = find('.latent'), width = canvas.clientWidth, context = fitCanvas(canvas, width, 64);
@@ -473,24 +497,23 @@ function patchShown(page, frame) {
 
 function textOf(page, frame, k) {
   const {states, classes} = page.model.get('about'), state = frame.state[k], share = frame.share[k];
-  if (state == BLANK) return `${states[state]}: not encoded,\nits cell of Z stays empty`;
-  const winner = classes?.[frame.winner] ?? frame.winner, sign = share < 0 ? 'takes' : 'adds';
-  const amount = Number(Math.abs(share).toPrecision(2)), how = share < 0 ? 'from' : 'to';
+  if (state == BLANK) return `${states[state]}: it is not encoded,\nits cell of Z stays empty`;
+  const winner = classes?.[frame.winner] ?? frame.winner;
+  const amount = (share < 0 ? '\u2212' : '+') + Number(Math.abs(share).toPrecision(2));
   const source = page.sharp.picture && page.sharp.key == cellOf(k, frame.cols).join(' ') ? page.sharp.source : '';
-  return `${states[state]}; age ${frame.age[k]}; sampled ${frame.times[k]} times\n` +
-    `${sign} ${amount} ${how} the score of class ${winner}\nnorm of its latent ${frame.norm[k].toPrecision(3)}` +
-    (source ? `\n${source}` : '');
+  return `${states[state]}, age ${frame.age[k]}\nsampled ${frame.times[k]} times\nadds ${amount} to class ${winner}\n` +
+    `norm ${frame.norm[k].toPrecision(3)}${source ? ', ' + source : ''}`;
 }
 
 // The patch from the picture, until Python sends it in full
 function drawPatch(page, frame, k) {
   const [row, col] = cellOf(k, frame.cols), canvas = page.find('.patch'), picture = page.pictures.get(frame.name);
-  const context = fitCanvas(canvas, 200, 200), {sharp} = page;
+  const side = canvas.clientWidth, context = fitCanvas(canvas, side, side), {sharp} = page;
   context.imageSmoothingEnabled = false;
-  if (sharp.picture && sharp.key == `${row} ${col}`) return context.drawImage(sharp.picture, 0, 0, 200, 200);
+  if (sharp.picture && sharp.key == `${row} ${col}`) return context.drawImage(sharp.picture, 0, 0, side, side);
   if (!picture) return;
   const width = picture.width / frame.cols, height = picture.height / frame.rows;
-  context.drawImage(picture, col * width, row * height, width, height, 0, 0, 200, 200);
+  context.drawImage(picture, col * width, row * height, width, height, 0, 0, side, side);
 }
 
 // Ask for the pixels of the patch that somebody points at, when the mouse has rested for a moment
@@ -601,13 +624,15 @@ function listenToKeys(page, canvas) {
   canvas.addEventListener('keydown', event => {
     const arrow = arrows[event.key], {shown} = page;
     const action = {
-      '+': () => zoom(page, 1.4), '=': () => zoom(page, 1.4), '-': () => zoom(page, 1 / 1.4), '0': () => showWhole(page),
+      '+': () => zoom(page, 1.4), '=': () => zoom(page, 1.4), '-': () => zoom(page, 1 / 1.4),
+      '0': () => showWhole(page),
       Enter: () => pinTo(page, patchShown(page, shown)), Escape: page.pin >= 0 && (() => pinTo(page, -1))}[event.key];
     if (!shown || shown.whole || !arrow && !action || event.ctrlKey || event.metaKey || event.altKey) return;
     event.preventDefault();
     event.stopPropagation();
     if (action) return action();
-    const [row, col] = cellOf(Math.max(patchShown(page, shown), 0), shown.cols), step = page.pin < 0 && page.hover < 0 ? 0 : 1;
+    const [row, col] = cellOf(Math.max(patchShown(page, shown), 0), shown.cols);
+    const step = page.pin < 0 && page.hover < 0 ? 0 : 1;   // the first arrow pins the patch that is shown
     pinTo(page, clamp(row + step * arrow[0], 0, shown.rows - 1) * shown.cols +
       clamp(col + step * arrow[1], 0, shown.cols - 1));
   });
@@ -618,7 +643,7 @@ function listenToKeys(page, canvas) {
 function placeSlider(page) {
   const slider = page.find('.slider');
   slider.max = lastPlace(page);
-  if (page.target && document.activeElement != slider || !page.sliding) slider.value = page.target?.place ?? 0;
+  if (!page.sliding) slider.value = page.target?.place ?? 0;
   slider.setAttribute('aria-valuetext', page.shown ? whereOf(page.shown) : 'no frame yet');
 }
 
@@ -645,7 +670,8 @@ function showIndex(page) {
   const entries = entriesOf(page);
   for (const name of ['.slider', '.play', '.png']) page.find(name).disabled = !entries.length && !page.shown;
   if (page.live || !page.target) return goTo(page, newestFrame(page));
-  if (entries.length && !entries.some(([id]) => id == page.target.id)) goToEntry(page, entryAt(entries, page.target.place));
+  const {id, place} = page.target;
+  if (!entries.some(entry => entry[0] == id)) goToEntry(page, entryAt(entries, place));
   placeSlider(page);
   showTicks(page);
 }
@@ -654,7 +680,7 @@ function showIndex(page) {
 function play(page, on) {
   if (page.playing) cancelAnimationFrame(page.playing);
   page.playing = null;
-  page.find('.play').textContent = on ? 'Pause play' : 'Play';
+  page.find('.play').textContent = on ? 'Hold' : 'Play';
   if (!on) return;
   setLive(page, false);
   const entries = entriesOf(page), first = entries[0]?.[4] ?? 0, last = entries[entries.length - 1]?.[4] ?? 0;
@@ -672,7 +698,8 @@ function play(page, on) {
 
 // Arrow keys go from frame to frame, not from place to place
 function listenToSlider(page) {
-  const slider = page.find('.slider'), steps = {ArrowLeft: -1, ArrowDown: -1, ArrowRight: 1, ArrowUp: 1, PageDown: -10, PageUp: 10};
+  const slider = page.find('.slider');
+  const steps = {ArrowLeft: -1, ArrowDown: -1, ArrowRight: 1, ArrowUp: 1, PageDown: -10, PageUp: 10};
   slider.oninput = () => {
     play(page, false);
     choose(page, entryAt(entriesOf(page), Number(slider.value)));
@@ -693,10 +720,12 @@ function listenToSlider(page) {
 
 function drawCurves(page) {
   const curves = page.model.get('curves') || {}, n = lastPlace(page);
-  page.plots = [['.losses', lossCurves(curves)], ['.metrics', metricCurves(curves)]].map(([name, lines]) => {
+  const plot = (name, lines, empty) => {
     const svg = page.find(name);
-    return {svg, lines, legend: page.find(name + '-legend'), scales: drawPlot(svg, lines, n)};
-  });
+    return {svg, lines, legend: page.find(name + '-legend'), scales: drawPlot(svg, lines, n, empty)};
+  };
+  page.plots = [plot('.losses', lossCurves(curves), 'after the first inner iteration'),
+    plot('.metrics', metricCurves(curves), 'after the first epoch')];
   drawCursor(page);
 }
 
@@ -740,7 +769,7 @@ function showStatus(page) {
   find('.left').textContent = over ? '' : status.left || '';
   find('.pause').textContent = paused ? 'Resume' : 'Pause';
   find('.pause').title = paused ? 'go on training' : 'hold training after this inner iteration';
-  for (const name of ['pause', 'inner', 'batch', 'stop', 'slow', 'fraction', 'accumulate']) find('.' + name).disabled = over;
+  for (const name of RUN_CONTROLS) find('.' + name).disabled = over;
   for (const element of page.el.querySelectorAll('.training, .live, .settings, .gif')) element.hidden = !live;
   find('.speed').hidden = live;
   showFoot(page);
@@ -748,11 +777,14 @@ function showStatus(page) {
 }
 
 function showFoot(page) {
-  const {memory, lr, saved} = page.model.get('status') || {}, {find} = page, ago = Date.now() / 1000 - saved;
+  const {memory, lr, saved} = page.model.get('status') || {}, {find} = page, ago = Math.max(0, Date.now() / 1000 - saved);
+  const since = ago < 100 ? `${Math.round(ago)} s` : `${Math.round(ago / 60)} min`;
+  const about = page.model.get('about');
   const parts = {
-    memory: memory && `${memory.name} ${memory.used.toFixed(1)} of ${memory.budget} GiB, at most ${memory.peak.toFixed(1)}`,
+    title: about.live && about.title,
+    memory: memory && `${memory.name} ${memory.used.toFixed(1)} of ${memory.budget} GiB, peak ${memory.peak.toFixed(1)}`,
     lr: lr != null && `learning rate ${Number(lr.toPrecision(3))}`,
-    saved: saved && page.model.get('about').live && `saved ${ago < 100 ? Math.max(0, Math.round(ago)) + ' s' : Math.round(ago / 60) + ' min'} ago`};
+    saved: saved && about.live && `saved ${since} ago`};
   for (const [name, text] of Object.entries(parts)) {
     find('.' + name).textContent = text || '';
     find('.' + name).hidden = !text;
@@ -852,11 +884,14 @@ function setLarge(page, large) {
 function listenToPeople(page) {
   let last = 0;
   function alive() {
-    if (Date.now() - last < 1000 || !page.model.get('about').live || ENDED.includes(page.model.get('status').state)) return;
+    const idle = !page.model.get('about').live || ENDED.includes(page.model.get('status').state);
+    if (idle || Date.now() - last < 1000) return;
     last = Date.now();
     send(page, {kind: 'alive'});
   }
-  for (const name of ['pointermove', 'pointerdown', 'keydown', 'wheel']) page.el.addEventListener(name, alive, {passive: true});
+  for (const name of ['pointermove', 'pointerdown', 'keydown', 'wheel']) {
+    page.el.addEventListener(name, alive, {passive: true});
+  }
   page.el.addEventListener('keydown', event => {
     if (event.key == 'Escape' && page.el.classList.contains('large')) setLarge(page, false);
   });
@@ -896,7 +931,7 @@ function drawLegendText(context, legend, left, top, width) {
   let x = left, y = top;
   context.font = '12px sans-serif';
   for (const entry of legend.children) {
-    const sizes = [...entry.childNodes].map(part => part.width ? part.width / 2 : context.measureText(part.textContent).width);
+    const sizes = [...entry.childNodes].map(part => part.width / 2 || context.measureText(part.textContent).width);
     const whole = sizes.reduce((sum, size) => sum + size, 0);
     if (x > left && x + whole > left + width) [x, y] = [left, y + 20];
     [...entry.childNodes].forEach((part, i) => {
@@ -914,7 +949,8 @@ function drawLegendText(context, legend, left, top, width) {
 function letStick(el) {
   const cell = el.closest('.jp-Cell');
   for (let node = el.parentElement; cell && node && node != cell.parentElement; node = node.parentElement) {
-    if (getComputedStyle(node).overflow != 'visible' && !node.matches('.jp-mod-outputsScrolled')) node.style.overflow = 'clip';
+    const scrolls = node.matches('.jp-mod-outputsScrolled');
+    if (!scrolls && getComputedStyle(node).overflow != 'visible') node.style.overflow = 'clip';
   }
 }
 
