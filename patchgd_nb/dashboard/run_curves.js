@@ -1,6 +1,6 @@
 // Curves over a run, as SVG. x is the place of an inner iteration in the run, in every plot and in the slider.
 
-const PLOT = {left: 40, right: 10, top: 6, bottom: 18};   // margins of a plot, in pixels of the page
+const PLOT = {left: 3.7, right: 1, top: .6, bottom: 1.6};   // margins of a plot, as multiples of its font's size
 const LINES = ['#3d8fd1', '#d1541e', '#2a8a3e', '#a04fc0', '#8a6d1d', '#c2266b'];   // 3:1 on white and on black
 const DASHES = ['', '6 3', '2 2', '8 3 2 3', '4 4', '1 3'];
 
@@ -33,14 +33,14 @@ function yEnds(curves) {
   return [low - margin, high + margin];
 }
 
-// How places and values become pixels; without any value, places only
-function plotScales(curves, n, width, height) {
-  const [low, high] = yEnds(curves) || [], wide = width - PLOT.left - PLOT.right;
-  const tall = height - PLOT.top - PLOT.bottom;
+// How places and values become pixels, between the margins; without any value, places only
+function plotScales(curves, n, width, height, size) {
+  const [low, high] = yEnds(curves) || [], left = PLOT.left * size, right = width - PLOT.right * size;
+  const top = PLOT.top * size, bottom = height - PLOT.bottom * size, last = Math.max(n, 1);
   return {
-    low, high, x: place => PLOT.left + wide * place / Math.max(n, 1),
-    y: value => clamp(PLOT.top + tall * (high - value) / (high - low), PLOT.top - 2, height - PLOT.bottom),
-    place: x => clamp((x - PLOT.left) / wide, 0, 1) * Math.max(n, 1)};
+    low, high, left, right, top, bottom, x: place => left + (right - left) * place / last,
+    y: value => clamp(top + (bottom - top) * (high - value) / (high - low), top - 2, bottom),
+    place: x => clamp((x - left) / (right - left), 0, 1) * last};
 }
 
 // One curve as a line, with dots where its points are few
@@ -54,27 +54,26 @@ function curveElement({points: [xs, ys], colour, width, opacity, dash, dots}, {x
 }
 
 // Lines and numbers of both axes
-function axesElement({low, high, x, y}, n, width, height) {
-  const floor = height - PLOT.bottom, right = width - PLOT.right;
-  const rows = low == null ? [] : roundSteps(low, high, 4).map(value => `
-    <line class="rule" x1="${PLOT.left}" x2="${right}" y1="${y(value)}" y2="${y(value)}"/>
-    <text x="${PLOT.left - 5}" y="${y(value) + 4}" text-anchor="end">${value}</text>`);
-  const columns = roundSteps(0, Math.max(n, 1), Math.max(2, Math.floor(width / 110))).map(place => {
-    return x(place) > right - 110 ? '' : `<text x="${x(place)}" y="${height - 4}" text-anchor="middle">${place}</text>`;
-  });
-  return `${rows.join('')}${columns.join('')}
-    <text x="${right}" y="${height - 4}" text-anchor="end">inner iterations: ${n}</text>
-    <line class="axis" x1="${PLOT.left}" x2="${right}" y1="${floor}" y2="${floor}"/>`;
+function axesElement({low, high, left, right, bottom, x, y}, n, size) {
+  const text = (at, height, anchor, words) => `<text x="${at}" y="${height}" text-anchor="${anchor}">${words}</text>`;
+  const rule = (name, height) => `<line class="${name}" x1="${left}" x2="${right}" y1="${height}" y2="${height}"/>`;
+  const rows = low == null ? [] : roundSteps(low, high, 4).map(value =>
+    rule('rule', y(value)) + text(left - size / 2, y(value) + size / 3, 'end', value));
+  const places = roundSteps(0, Math.max(n, 1), Math.max(2, Math.floor((right - left) / size / 9)));
+  const below = bottom + 1.3 * size, free = places.filter(place => x(place) < right - 10 * size);
+  const columns = free.map(place => text(x(place), below, 'middle', place));
+  return rows.join('') + columns.join('') + text(right, below, 'end', `inner iterations: ${n}`) + rule('axis', bottom);
 }
 
 // Draw a plot into its svg, or `empty`, a text; returns the scales, for the cursor and the mouse
 function drawPlot(svg, curves, n, empty) {
-  const width = svg.clientWidth || 400, height = svg.clientHeight || 130;
-  const scales = plotScales(curves, n, width, height), words = scales.low == null ? empty : '';
+  const width = svg.clientWidth || 400, height = svg.clientHeight || 120;
+  const size = parseFloat(getComputedStyle(svg).fontSize);
+  const scales = plotScales(curves, n, width, height, size), words = scales.low == null ? empty : '';
   svg.setAttribute('viewBox', `0 0 ${width} ${height}`);
-  svg.innerHTML = axesElement(scales, n, width, height) + curves.map(curve => curveElement(curve, scales)).join('') + `
+  svg.innerHTML = axesElement(scales, n, size) + curves.map(curve => curveElement(curve, scales)).join('') + `
     <text x="${width / 2}" y="${height / 2}" text-anchor="middle">${words}</text>
-    <line class="cursor" y1="${PLOT.top}" y2="${height - PLOT.bottom}"/>`;
+    <line class="cursor" y1="${scales.top}" y2="${scales.bottom}"/>`;
   return scales;
 }
 

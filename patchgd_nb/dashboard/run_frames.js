@@ -79,7 +79,7 @@ function amountOf(name, scales, channel) {
     times: {
       of: (f, k) => f.times[k], ends: [0, scales.times || 1], colours: CIVIDIS, text: whole, unit: 'times sampled'},
     age: {
-      of: (f, k) => f.age[k], ends: [0, scales.age || 1], colours: CIVIDIS, text: whole, unit: 'inner iterations old'},
+      of: (f, k) => f.age[k], ends: [0, scales.age || 1], colours: CIVIDIS, text: whole, unit: 'inner iterations'},
     norm: {of: (f, k) => f.norm[k], ends: [low, high], colours: CIVIDIS, text: small, unit: 'norm'},
     adds: {of: (f, k) => f.share[k], ends: [-share, share], colours: PUOR, text: signed, unit: 'to the score'},
     channel: {
@@ -136,15 +136,17 @@ function gridBox({rows, cols}, {x, y, scale, tall}) {
 
 // ---- drawing ----
 
-// Diagonal lines as a pattern: each dark with a light edge, so that they are seen on any ground; `cross`: both ways
-function hatching(context, dark, light, ground, cross) {
-  const side = 12, tile = Object.assign(document.createElement('canvas'), {width: side, height: side});
+// Diagonal lines as a pattern, near enough to meet each cell, however small. Each is dark with a light edge, so that
+// it is seen on any ground. `cross`: both ways
+function hatching(context, {scale}, dark, light, ground, cross) {
+  const side = Math.round(clamp(scale / 2, 4, 12)), thin = side < 8 ? .7 : 1, tile = document.createElement('canvas');
+  Object.assign(tile, {width: side, height: side});
   const pen = tile.getContext('2d');
   pen.fillStyle = ground;
   pen.fillRect(0, 0, side, side);
   for (const [ink, shift, width] of [[light, 1.2, 1.4], [dark, 0, 1.2]]) {
     pen.strokeStyle = ink;
-    pen.lineWidth = width;
+    pen.lineWidth = width * thin;
     pen.beginPath();
     for (const start of [-side, 0, side]) {
       pen.moveTo(start + shift - 1, side + 1);
@@ -167,8 +169,9 @@ function drawPixels(context, frame, view, rgbaOf) {
 
 // Cells sampled now have a thick outline, orange between white between black: it does not depend on colour
 function drawSampled(context, frame, view) {
-  const unit = clamp(view.scale * Math.min(1, view.tall) / 18, .3, 1), path = cellsIn(SAMPLED, frame, view, 2.4 * unit);
-  for (const [ink, width] of [['#000', 4.6], ['#fff', 3.2], ['#e66100', 2]]) {
+  const unit = clamp(view.scale * Math.min(1, view.tall) / 18, .4, 1), path = cellsIn(SAMPLED, frame, view, 2.4 * unit);
+  const wide = [['#000', 4.6], ['#fff', 3.2], ['#e66100', 2]], narrow = [['#000', 6], ['#e66100', 3]];
+  for (const [ink, width] of view.scale < 11 ? narrow : wide) {
     context.strokeStyle = ink;
     context.lineWidth = width * unit;
     context.stroke(path);
@@ -192,7 +195,7 @@ function drawCarried(context, frame, view) {
 // How the cells stand: blank under a flat grey, carried with a dot, refreshed hatched, filled as the image is
 function drawStates(context, frame, view) {
   drawPixels(context, frame, view, k => frame.state[k] == BLANK ? WASH : [0, 0, 0, 0]);
-  context.fillStyle = hatching(context, '#00466b', 'rgba(255,255,255,.9)', 'rgba(0,0,0,0)');
+  context.fillStyle = hatching(context, view, '#00466b', 'rgba(255,255,255,.9)', 'rgba(0,0,0,0)');
   context.fill(cellsIn(REFRESHED, frame, view));
   drawCarried(context, frame, view);
 }
@@ -248,7 +251,7 @@ function drawImage(context, frame, view, picture, name, look) {
 // Z cell by cell; `name`: 'colours', or an amount. Blank cells are cross-hatched grey, as no cell with a latent is.
 function drawZ(context, frame, view, name, look) {
   const paint = paintOf(frame, name, look);
-  context.fillStyle = hatching(context, '#a3a6ab', '#e6e8ea', '#d5d7da', true);
+  context.fillStyle = hatching(context, view, '#a3a6ab', '#e6e8ea', '#d5d7da', true);
   context.fillRect(...gridBox(frame, view));
   drawPixels(context, frame, view, k => frame.state[k] == BLANK ? [0, 0, 0, 0] : [...paint(k), 255]);
   drawGrid(context, frame, view);
@@ -309,10 +312,10 @@ function stateEntry(state, text, inZ) {
 }
 
 function scaleEntry({ends: [low, high], colours, text, unit}) {
-  const [icon, context] = smallCanvas(90, 12), ground = context.createLinearGradient(0, 0, 90, 0);
+  const [icon, context] = smallCanvas(72, 12), ground = context.createLinearGradient(0, 0, 72, 0);
   colours.forEach((rgb, i) => ground.addColorStop(i / (colours.length - 1), `rgb(${rgb})`));
   context.fillStyle = ground;
-  context.fillRect(0, 0, 90, 12);
+  context.fillRect(0, 0, 72, 12);
   return [text(low), icon, `${text(high)} ${unit}`];
 }
 

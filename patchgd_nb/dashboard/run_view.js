@@ -59,46 +59,47 @@ const CSS = `
   &.flat .pin { grid-area: 1 / 2 / 3; }
   & figure { margin: 0; min-width: 0; }
   & figcaption { display: flex; align-items: center; gap: 8px; min-height: 26px; margin-bottom: 3px; }
-  & figcaption b { font-weight: 600; }
+  & figcaption b { font-weight: 600; } & figcaption select { min-width: 4em; } & .channel { width: 5em; }
   & .screen { position: relative; border: 1px solid var(--line); background: var(--soft); overflow: hidden; }
   & .screen canvas { display: block; width: 100%; cursor: crosshair; touch-action: pan-y; }
   & .veil { position: absolute; inset: 0; display: grid; place-items: center; text-align: center; padding: 16px;
     background: var(--soft); color: var(--fg); font-size: 1.1em; }
-  & .zoom { margin-left: auto; display: flex; gap: 3px; }
+  & .zoom { margin-left: auto; display: flex; gap: 3px; } & .zoom button { padding: 0 .6em; }
   & .legend { display: flex; flex-wrap: wrap; align-items: center; gap: 2px 12px; min-height: 1.8em; padding-top: 4px;
     font-size: .93em; }
   & .legend span { white-space: nowrap; } & .legend canvas { vertical-align: -4px; border: 1px solid var(--edge); }
-  & .pin h3 { font-size: 1em; font-weight: 600; margin: 0 0 3px; height: 26px; line-height: 26px; white-space: nowrap; }
+  & .pin .cell { font-size: 1em; font-weight: 600; margin: 0 0 3px; height: 26px; line-height: 26px; white-space: nowrap; }
   & .patch { width: 200px; height: 200px; image-rendering: pixelated; display: block; background: var(--soft);
     border: 1px solid var(--line); }
   & .pin-text { white-space: pre-line; margin: 4px 0; height: 5.5em; overflow: hidden; }
   & .latent { display: block; width: 100%; height: 64px; }
-  & .key { font-size: .93em; white-space: nowrap; }
+  & .key { font-size: .93em; }
   & .key i { display: inline-block; width: 12px; height: 9px; background: #3d8fd1; }
   & .key i + i { height: 3px; background: #e66100; vertical-align: 3px; }
   & .time { flex-wrap: nowrap; align-items: flex-start; margin-top: 2px; } & .play { min-width: 4.6em; }
-  & .track { position: relative; flex: 1; min-width: 60px; padding-bottom: 13px; }
+  & .track { position: relative; flex: 1; min-width: 60px; padding-bottom: 1em; }
   & .slider { width: 100%; display: block; height: 1.95em; }
-  & .ticks { position: absolute; left: 8px; right: 8px; bottom: 0; height: 13px; font-size: 11px; line-height: 11px; }
+  & .ticks { position: absolute; left: 8px; right: 8px; bottom: 0; height: 1.2em; font-size: .85em; line-height: 1; }
   & .ticks span { position: absolute; transform: translateX(-50%); white-space: nowrap; padding-top: 3px; }
   & .ticks span::before { content: ''; position: absolute; left: 50%; top: -1px; height: 5px;
     border-left: 1px solid var(--fg); }
   & .where { min-width: 15.5em; line-height: 1.95em; } & .verdict { font-weight: 600; }
   & .plots { display: grid; grid-template-columns: 1fr 1fr; gap: 16px; margin-top: 2px; }
-  & .plots svg.plot { display: block; width: 100%; height: 122px; cursor: crosshair; }
+  & .plots .plot { display: block; width: 100%; height: 11em; cursor: crosshair; font-size: 11px; }
+  &.large .plots .plot { font-size: 15px; }
   & .plots figcaption { flex-wrap: wrap; gap: 0 12px; min-height: 20px; margin: 0; }
   & .plots .legend { padding: 0; min-height: 0; }
-  & .plots text { font-size: 11px; fill: var(--fg); }
+  & .plots text { font-size: 1em; fill: var(--fg); }
   & .rule { stroke: var(--line); stroke-width: .7; } & .axis { stroke: var(--edge); }
   & .cursor { stroke: var(--fg); stroke-width: 1.2; stroke-dasharray: 4 2; }
   & .foot { gap: 2px 0; color: var(--muted); min-height: 20px; font-size: .93em; }
-  & .foot span + span::before { content: '|'; margin: 0 10px; }
+  & .foot span:not([hidden]) ~ span:not([hidden])::before { content: '|'; margin: 0 10px; }
   & .say { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
 }
 @container (max-width: 899px) {
   .patchgd-run .panels { grid-template-columns: minmax(0, 1fr) minmax(0, 1fr); }
-  .patchgd-run .pin { grid-column: 1 / -1; display: grid; grid-template-columns: 200px 1fr; gap: 0 14px;
-    & h3 { grid-column: 1 / -1; } }
+  .patchgd-run .pin { grid-column: 1 / -1; display: grid; grid-template-columns: 200px minmax(0, 1fr); gap: 0 14px;
+    & .cell { grid-column: 1 / -1; } }
   .patchgd-run.flat .panels { grid-template-columns: minmax(0, 1fr); }
   .patchgd-run.flat .pin { grid-area: auto; }
 }
@@ -172,7 +173,7 @@ function panelElements() {
         <div class="legend z-legend"></div>
       </figure>
       <section class="pin" aria-label="one patch">
-        <h3></h3><canvas class="patch" role="img" aria-label="the patch"></canvas>
+        <div class="cell"></div><canvas class="patch" role="img" aria-label="the patch"></canvas>
         <div><div class="pin-text"></div>
         <canvas class="latent" role="img" aria-label="its latent"></canvas>
         <div class="key"><i></i> its latent <i></i> mean of filled cells</div></div>
@@ -232,8 +233,8 @@ function createPage(model, el) {
   return {
     model, el, find, frames: boundedStore(44e6), pictures: boundedStore(20e6), asked: new Map(), wanting: 0,
     target: null, shown: null, live: true, playing: null, sliding: false, plots: [], pointed: null, drawing: 0,
-    view: {x: 0, y: 0, scale: 1, tall: 1, fitted: true}, boxes: new Map(), seen: new Set(), pin: -1, hover: -1, sharp: {},
-    over: 'states', ofZ: 'colours', channel: 0, colours: null};
+    view: {x: 0, y: 0, scale: 1, tall: 1, fitted: true}, boxes: new Map(), seen: new Set(),
+    pin: -1, hover: -1, sharp: {}, over: 'states', ofZ: 'colours', channel: 0, colours: null};
 }
 
 // Draw soon, and once however often this is called
@@ -375,8 +376,8 @@ function fitCanvas(canvas, width, height) {
 function panelSize(page, frame) {
   const width = page.find('.image').clientWidth, large = page.el.classList.contains('large');
   const room = clamp(window.innerHeight - (large ? 470 : 500), 230, large ? 720 : 520);
-  const flat = frame ? width * Math.max(frame.rows * page.view.tall / frame.cols, .25) : width;
-  return [width, Math.round(Math.min(width, room, flat))];
+  const shape = frame ? width * Math.max(frame.rows * page.view.tall / frame.cols, .25) : width;
+  return [width, Math.round(Math.min(width, page.el.classList.contains('flat') ? room / 2 - 30 : room, shape))];
 }
 
 // How tall a cell is: as in the picture, but no side of the whole is more than four times the other
@@ -413,7 +414,8 @@ function drawPage(page) {
 function drawPanels(page, frame) {
   const {find, view} = page, picture = frame && page.pictures.get(frame.name);
   if (frame) view.tall = cellShape(frame, picture);
-  page.el.classList.toggle('flat', Boolean(frame) && !frame.whole && frame.rows * view.tall * 2.5 < frame.cols);
+  const flat = frame && !frame.whole && frame.rows * view.tall * 2.5 < frame.cols;   // signals: Z below the image
+  page.el.classList.toggle('flat', Boolean(flat));
   const [width, height] = panelSize(page, frame), look = lookOf(page);
   const onImage = fitCanvas(find('.image'), width, height), onZ = fitCanvas(find('.z'), width, height);
   if (!frame) return;
@@ -422,7 +424,7 @@ function drawPanels(page, frame) {
   if (!frame.whole) drawZ(onZ, frame, view, page.ofZ, look);
   if (frame.whole) return;
   for (const context of [onImage, onZ]) {
-    if (page.pin < 0 || page.hover >= 0) drawMark(context, frame, view, page.hover, false);
+    drawMark(context, frame, view, patchShown(page, frame), false);
     drawMark(context, frame, view, page.pin, true);
   }
 }
@@ -449,6 +451,7 @@ function describeFrame(page, frame) {
   find('.verdict').textContent = `true ${frame.true} \u2192 predicted ${frame.predicted}${sure} ${right}`;
   find('.loss').textContent = `loss ${Number(frame.loss).toPrecision(3)}`;
   find('.where').textContent = whereOf(frame);
+  find('.slider').setAttribute('aria-valuetext', whereOf(frame));
   find('.what').textContent = frame.factor > 1 ? `a cell: ${frame.factor} x ${frame.factor} patches` : '';
   const words = `${frame.name}, ${whereOf(frame)}: ${frame.rows} by ${frame.cols} cells, ` +
     states.map((state, i) => `${counts[i]} ${state}`).join(', ') + '; arrow keys move the pin';
@@ -461,7 +464,8 @@ function describeFrame(page, frame) {
 
 // A legend is made again only when something in it changed
 function showLegend(page, name, shown, entries) {
-  const element = page.find(name), {scales, channel} = lookOf(page), key = JSON.stringify([shown, [...page.seen], scales, channel]);
+  const element = page.find(name), {scales, channel} = lookOf(page);
+  const key = JSON.stringify([shown, [...page.seen], scales, channel]);
   if (element.dataset.key == key) return;
   element.dataset.key = key;
   fillLegend(element, entries());
@@ -477,12 +481,12 @@ function drawPin(page, frame) {
   const {find} = page, k = frame && !frame.whole ? patchShown(page, frame) : -1;
   find('.pin').hidden = Boolean(frame?.whole || page.model.get('about').whole);
   if (k < 0) {
-    find('.pin h3').textContent = 'one patch';
+    find('.pin .cell').textContent = 'one patch';
     find('.pin-text').textContent = 'point at a patch to see it; click to pin it';
     return;
   }
   const [row, col] = cellOf(k, frame.cols), pinned = k == page.pin ? ' (pinned)' : '';
-  find('.pin h3').textContent = `row ${row}, column ${col}${pinned}`;
+  find('.pin .cell').textContent = `row ${row}, column ${col}${pinned}`;
   drawPatch(page, frame, k);
   find('.pin-text').textContent = textOf(page, frame, k);
   const canvas = find('.latent'), width = canvas.clientWidth, context = fitCanvas(canvas, width, 64);
@@ -501,7 +505,8 @@ function textOf(page, frame, k) {
   const winner = classes?.[frame.winner] ?? frame.winner;
   const amount = (share < 0 ? '\u2212' : '+') + Number(Math.abs(share).toPrecision(2));
   const source = page.sharp.picture && page.sharp.key == cellOf(k, frame.cols).join(' ') ? page.sharp.source : '';
-  return `${states[state]}, age ${frame.age[k]}\nsampled ${frame.times[k]} times\nadds ${amount} to class ${winner}\n` +
+  const times = `sampled ${frame.times[k]} time${frame.times[k] == 1 ? '' : 's'}`;
+  return `${states[state]}, age ${frame.age[k]}\n${times}\nadds ${amount} to class ${winner}\n` +
     `norm ${frame.norm[k].toPrecision(3)}${source ? ', ' + source : ''}`;
 }
 
@@ -644,7 +649,6 @@ function placeSlider(page) {
   const slider = page.find('.slider');
   slider.max = lastPlace(page);
   if (!page.sliding) slider.value = page.target?.place ?? 0;
-  slider.setAttribute('aria-valuetext', page.shown ? whereOf(page.shown) : 'no frame yet');
 }
 
 function lastPlace(page) {
@@ -777,12 +781,13 @@ function showStatus(page) {
 }
 
 function showFoot(page) {
-  const {memory, lr, saved} = page.model.get('status') || {}, {find} = page, ago = Math.max(0, Date.now() / 1000 - saved);
+  const {memory, lr, saved} = page.model.get('status') || {}, {find} = page;
+  const ago = Math.max(0, Date.now() / 1000 - saved), about = page.model.get('about');
   const since = ago < 100 ? `${Math.round(ago)} s` : `${Math.round(ago / 60)} min`;
-  const about = page.model.get('about');
   const parts = {
     title: about.live && about.title,
-    memory: memory && `${memory.name} ${memory.used.toFixed(1)} of ${memory.budget} GiB, peak ${memory.peak.toFixed(1)}`,
+    memory: memory &&
+      `${memory.name} ${memory.used.toFixed(1)} of ${memory.budget} GiB, peak ${memory.peak.toFixed(1)}`,
     lr: lr != null && `learning rate ${Number(lr.toPrecision(3))}`,
     saved: saved && about.live && `saved ${since} ago`};
   for (const [name, text] of Object.entries(parts)) {
