@@ -68,7 +68,7 @@ const CSS = `
   & .legend { display: flex; flex-wrap: wrap; align-items: center; gap: 2px 12px; min-height: 1.8em; padding-top: 4px;
     font-size: .93em; }
   & .legend span { white-space: nowrap; } & .legend canvas { vertical-align: -4px; border: 1px solid var(--edge); }
-  & .pin .cell { font-size: 1em; font-weight: 600; margin: 0 0 3px; height: 26px; line-height: 26px; white-space: nowrap; }
+  & .pin .cell { font-weight: 600; margin-bottom: 3px; height: 26px; line-height: 26px; white-space: nowrap; }
   & .patch { width: 200px; height: 200px; image-rendering: pixelated; display: block; background: var(--soft);
     border: 1px solid var(--line); }
   & .pin-text { white-space: pre-line; margin: 4px 0; height: 5.5em; overflow: hidden; }
@@ -233,7 +233,7 @@ function createPage(model, el) {
   return {
     model, el, find, frames: boundedStore(44e6), pictures: boundedStore(20e6), asked: new Map(), wanting: 0,
     target: null, shown: null, live: true, playing: null, sliding: false, plots: [], pointed: null, drawing: 0,
-    view: {x: 0, y: 0, scale: 1, tall: 1, fitted: true}, boxes: new Map(), seen: new Set(),
+    redraw: true, view: {x: 0, y: 0, scale: 1, tall: 1, fitted: true}, boxes: new Map(), seen: new Set(),
     pin: -1, hover: -1, sharp: {}, over: 'states', ofZ: 'colours', channel: 0, colours: null};
 }
 
@@ -242,16 +242,12 @@ function refresh(page) {
   if (!page.drawing) page.drawing = requestAnimationFrame(() => { page.drawing = 0; drawPage(page); });
 }
 
-function send(page, message) {
-  page.model.send(message);
-}
-
 // Ask Python for something unless it was asked in the last two seconds
 function ask(page, key, message) {
   const now = performance.now();
   if (now - (page.asked.get(key) ?? -1e9) < 2000) return;
   page.asked.set(key, now);
-  send(page, message);
+  page.model.send(message);
 }
 
 // ---- which frame ----
@@ -284,7 +280,7 @@ function goTo(page, target) {
   if (frame) showFrame(page, frame);
   else if (!page.wanting || performance.now() - page.wanting > 2000) {
     page.wanting = performance.now();
-    send(page, {kind: 'want', id: target.id});
+    page.model.send({kind: 'want', id: target.id});
   }
   placeSlider(page);
 }
@@ -406,6 +402,7 @@ function drawPage(page) {
   showVeils(page, frame);
   if (frame) describeFrame(page, frame);
   drawPin(page, frame);
+  if (page.redraw) drawCurves(page);
   drawCursor(page);
   el.dataset.drawn = Number(el.dataset.drawn || 0) + 1;   // for tests: how often, and milliseconds
   el.dataset.ms = (performance.now() - began).toFixed(1);
@@ -483,7 +480,7 @@ function drawPin(page, frame) {
   if (k < 0) {
     find('.pin .cell').textContent = 'one patch';
     find('.pin-text').textContent = 'point at a patch to see it; click to pin it';
-    return;
+    return;   // only before the first frame
   }
   const [row, col] = cellOf(k, frame.cols), pinned = k == page.pin ? ' (pinned)' : '';
   find('.pin .cell').textContent = `row ${row}, column ${col}${pinned}`;
@@ -495,8 +492,9 @@ function drawPin(page, frame) {
 }
 
 function patchShown(page, frame) {
-  const k = page.hover >= 0 ? page.hover : page.pin >= 0 ? page.pin : frame.state.indexOf(SAMPLED);
-  return k < frame.state.length ? k : -1;
+  const chosen = page.hover >= 0 ? page.hover : page.pin, first = frame.state.indexOf(SAMPLED);
+  if (chosen >= 0 && chosen < frame.state.length) return chosen;
+  return first >= 0 ? first : frame.state.findIndex(state => state != BLANK);
 }
 
 function textOf(page, frame, k) {
@@ -513,7 +511,7 @@ function textOf(page, frame, k) {
 // The patch from the picture, until Python sends it in full
 function drawPatch(page, frame, k) {
   const [row, col] = cellOf(k, frame.cols), canvas = page.find('.patch'), picture = page.pictures.get(frame.name);
-  const side = canvas.clientWidth, context = fitCanvas(canvas, side, side), {sharp} = page;
+  const side = canvas.offsetWidth, context = fitCanvas(canvas, side, side), {sharp} = page;
   context.imageSmoothingEnabled = false;
   if (sharp.picture && sharp.key == `${row} ${col}`) return context.drawImage(sharp.picture, 0, 0, side, side);
   if (!picture) return;
@@ -528,7 +526,7 @@ function askForPatch(page) {
   if (!live || door || k < 0 || !page.shown) return;
   page.resting = setTimeout(() => {
     const [row, col] = cellOf(k, page.shown.cols);
-    if (page.sharp.key != `${row} ${col}`) send(page, {kind: 'pin', id: page.shown.id, row, col});
+    if (page.sharp.key != `${row} ${col}`) page.model.send({kind: 'pin', id: page.shown.id, row, col});
   }, 120);
 }
 
@@ -604,10 +602,11 @@ function listenToPointer(page, canvas) {
   canvas.onpointerup = event => {
     const k = start && !start.dragged ? cellUnder(page, event) : -1;
     start = null;
-    if (k >= 0) pinTo(page, k);
+    if (k >= 0) pinTo(page, k == page.pin ? -1 : k);
   };
   canvas.onpointerleave = canvas.onpointercancel = () => {
     page.hover = -1;
+    askForPatch(page);
     refresh(page);
   };
   canvas.ondblclick = () => showWhole(page);
@@ -676,8 +675,7 @@ function showIndex(page) {
   if (page.live || !page.target) return goTo(page, newestFrame(page));
   const {id, place} = page.target;
   if (!entries.some(entry => entry[0] == id)) goToEntry(page, entryAt(entries, place));
-  placeSlider(page);
-  showTicks(page);
+  else goTo(page, page.target);   // again, if it has not come yet
 }
 
 // Play by place at a steady pace, the whole run in 24 seconds
@@ -730,7 +728,9 @@ function drawCurves(page) {
   };
   page.plots = [plot('.losses', lossCurves(curves), 'after the first inner iteration'),
     plot('.metrics', metricCurves(curves), 'after the first epoch')];
-  drawCursor(page);
+  placeSlider(page);
+  showTicks(page);
+  page.redraw = false;
 }
 
 // One cursor in both plots: at the mouse, else at the frame shown
@@ -823,11 +823,11 @@ function showSettings(page) {
 }
 
 function listenToControls(page) {
-  const {find} = page, set = (name, value) => send(page, {kind: 'set', name, value});
+  const {find} = page, set = (name, value) => page.model.send({kind: 'set', name, value});
   find('.pause').onclick = () => {
-    send(page, {kind: 'do', what: page.model.get('status').state == 'paused' ? 'continue' : 'pause'});
+    page.model.send({kind: 'do', what: page.model.get('status').state == 'paused' ? 'continue' : 'pause'});
   };
-  for (const what of ['inner', 'batch', 'stop']) find('.' + what).onclick = () => send(page, {kind: 'do', what});
+  for (const what of ['inner', 'batch', 'stop']) find('.' + what).onclick = () => page.model.send({kind: 'do', what});
   find('.slow').oninput = () => { showSettings(page); set('delay', Number(find('.slow').value)); };
   find('.fraction').oninput = () => showSettings(page);
   find('.fraction').onchange = () => set('fraction', Number(find('.fraction').value));
@@ -863,7 +863,7 @@ function listenToViews(page) {
   find('.gif').onclick = () => {
     find('.gif').disabled = true;
     find('.gif').textContent = 'GIF ...';
-    send(page, {kind: 'gif'});
+    page.model.send({kind: 'gif'});
   };
 }
 
@@ -882,7 +882,7 @@ function setLarge(page, large) {
     }
   }
   page.find('.large').focus();
-  resize(page);
+  redraw(page);
 }
 
 // Python draws more often while somebody is at it; Escape ends the full window
@@ -892,7 +892,7 @@ function listenToPeople(page) {
     const idle = !page.model.get('about').live || ENDED.includes(page.model.get('status').state);
     if (idle || Date.now() - last < 1000) return;
     last = Date.now();
-    send(page, {kind: 'alive'});
+    page.model.send({kind: 'alive'});
   }
   for (const name of ['pointermove', 'pointerdown', 'keydown', 'wheel']) {
     page.el.addEventListener(name, alive, {passive: true});
@@ -959,9 +959,8 @@ function letStick(el) {
   }
 }
 
-function resize(page) {
-  drawCurves(page);
-  showTicks(page);
+function redraw(page) {
+  page.redraw = true;   // the curves too
   refresh(page);
 }
 
@@ -972,7 +971,7 @@ function reactions(page) {
     about: () => showStatus(page), status: () => showStatus(page), settings: () => showSettings(page),
     scales: () => refresh(page),
     index: () => { showSlides(page); showIndex(page); },
-    curves: () => { drawCurves(page); placeSlider(page); showTicks(page); },
+    curves: () => redraw(page),
     colours: () => { page.colours = unpackColours(model.get('colours') || {}); refresh(page); },
     frame: () => {
       const {head, data} = model.get('frame') || {};
@@ -995,7 +994,7 @@ function render({model, el}) {
   }
   model.on('msg:custom', answer);
   setLive(page, true);
-  const resized = new ResizeObserver(() => { letStick(el); resize(page); });
+  const resized = new ResizeObserver(() => { letStick(el); redraw(page); });
   resized.observe(el);
   const clock = setInterval(() => showFoot(page), 1000);
   return () => {
