@@ -227,8 +227,10 @@ function boundedStore(limit) {
 
 function createPage(model, el) {
   el.classList.add('patchgd-run');
-  el.dataset.lmSuppressShortcuts = 'true';   // JupyterLab's own keys, such as d d, stay out of here
   el.innerHTML = `<style>${CSS}</style>${controlElements()}${panelElements()}${timeElements()}`;
+  for (const element of el.querySelectorAll('button, select, input, canvas')) {
+    element.dataset.lmSuppressShortcuts = 'true';   // JupyterLab's own keys: Enter, arrows, d d (which deletes the cell)
+  }
   const find = selector => el.querySelector(selector);
   return {
     model, el, find, frames: boundedStore(44e6), pictures: boundedStore(20e6), asked: new Map(), wanting: 0,
@@ -859,7 +861,7 @@ function listenToViews(page) {
   find('.farther').onclick = () => zoom(page, 1 / 1.4);
   find('.fit').onclick = () => showWhole(page);
   find('.large').onclick = () => setLarge(page, !page.el.classList.contains('large'));
-  find('.png').onclick = () => savePicture(page);
+  find('.png').onclick = () => { if (page.shown) savePicture(page); };
   find('.gif').onclick = () => {
     find('.gif').disabled = true;
     find('.gif').textContent = 'GIF ...';
