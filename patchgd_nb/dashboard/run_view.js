@@ -229,7 +229,7 @@ function createPage(model, el) {
   el.classList.add('patchgd-run');
   el.innerHTML = `<style>${CSS}</style>${controlElements()}${panelElements()}${timeElements()}`;
   for (const element of el.querySelectorAll('button, select, input, canvas')) {
-    element.dataset.lmSuppressShortcuts = 'true';   // JupyterLab's own keys: Enter, arrows, d d (which deletes the cell)
+    element.dataset.lmSuppressShortcuts = 'true';   // JupyterLab's keys, such as d d, which deletes the cell
   }
   const find = selector => el.querySelector(selector);
   return {
@@ -254,9 +254,14 @@ function ask(page, key, message) {
 
 // ---- which frame ----
 
-// The frames that the slider leads to: all, or in a replay those of the chosen slide
+// Whether there is something to control: a run that has not ended
+function isRunning(page) {
+  return page.model.get('about').live && !ENDED.includes(page.model.get('status').state);
+}
+
+// The frames that the slider leads to: all, or when the run has ended those of the chosen slide
 function entriesOf(page) {
-  const index = page.model.get('index') || [], name = page.model.get('about').live ? '' : page.find('.watch').value;
+  const index = page.model.get('index') || [], name = isRunning(page) ? '' : page.find('.watch').value;
   return name ? index.filter(entry => entry[5] == name) : index;
 }
 
@@ -269,8 +274,8 @@ function entryAt(entries, place) {
 
 function newestFrame(page) {
   const frame = page.model.get('frame') || {}, entries = entriesOf(page);
-  if (frame.head) return {id: frame.head.id, place: frame.head.place};
-  const last = entries[entries.length - 1];
+  const last = entries[entries.length - 1], other = last && !isRunning(page) && page.find('.watch').value;
+  if (frame.head && !other) return {id: frame.head.id, place: frame.head.place};
   return last && {id: last[0], place: last[4]};
 }
 
@@ -709,7 +714,7 @@ function listenToSlider(page) {
     choose(page, entryAt(entriesOf(page), Number(slider.value)));
   };
   slider.onpointerdown = () => { page.sliding = true; };
-  slider.onpointerup = slider.onpointercancel = () => { page.sliding = false; };
+  slider.onpointerup = slider.onchange = () => { page.sliding = false; };
   slider.onkeydown = event => {
     if (!(event.key in steps)) return;
     event.preventDefault();
@@ -777,7 +782,8 @@ function showStatus(page) {
   find('.pause').title = paused ? 'go on training' : 'hold training after this inner iteration';
   for (const name of RUN_CONTROLS) find('.' + name).disabled = over;
   for (const element of page.el.querySelectorAll('.training, .live, .settings, .gif')) element.hidden = !live;
-  find('.speed').hidden = live;
+  find('.speed').hidden = live && !over;
+  showSlides(page);
   showFoot(page);
   refresh(page);
 }
@@ -798,9 +804,9 @@ function showFoot(page) {
   }
 }
 
-// Fill the choice of slides: in a run the one to watch, in a replay the one whose frames are shown
+// Fill the choice of slides: while a run goes on the one to watch, afterwards the one whose frames are shown
 function showSlides(page) {
-  const {live} = page.model.get('about'), settings = page.model.get('settings') || {}, select = page.find('.watch');
+  const live = isRunning(page), settings = page.model.get('settings') || {}, select = page.find('.watch');
   const own = new Set((page.model.get('index') || []).map(entry => entry[5]));
   const names = live ? settings.names || [] : [...own], first = live ? 'first of each batch' : 'all slides';
   const key = JSON.stringify([first, names]);
@@ -835,7 +841,7 @@ function listenToControls(page) {
   find('.fraction').onchange = () => set('fraction', Number(find('.fraction').value));
   find('.accumulate').onchange = () => set('accumulate', Math.round(Number(find('.accumulate').value)));
   find('.watch').onchange = () => {
-    if (page.model.get('about').live) return set('watch', find('.watch').value);
+    if (isRunning(page)) return set('watch', find('.watch').value);
     showIndex(page);
   };
   find('.settings').onclick = () => {
@@ -891,8 +897,7 @@ function setLarge(page, large) {
 function listenToPeople(page) {
   let last = 0;
   function alive() {
-    const idle = !page.model.get('about').live || ENDED.includes(page.model.get('status').state);
-    if (idle || Date.now() - last < 1000) return;
+    if (!isRunning(page) || Date.now() - last < 1000) return;
     last = Date.now();
     page.model.send({kind: 'alive'});
   }
