@@ -172,12 +172,12 @@ function panelElements() {
         <div class="screen">${canvas('z', 'Z')}<div class="veil of-z"></div></div>
         <div class="legend z-legend"></div>
       </figure>
-      <section class="pin" aria-label="one patch">
+      <div class="pin" role="group" aria-label="one patch">
         <div class="cell"></div><canvas class="patch" role="img" aria-label="the patch"></canvas>
         <div><div class="pin-text"></div>
         <canvas class="latent" role="img" aria-label="its latent"></canvas>
         <div class="key"><i></i> its latent <i></i> mean of filled cells</div></div>
-      </section>
+      </div>
     </div>`;
 }
 
