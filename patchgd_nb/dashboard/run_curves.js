@@ -77,11 +77,9 @@ function drawPlot(svg, curves, n, empty) {
   return scales;
 }
 
-// The value of a curve at a place: that of the last point up to there, or of the first
+// The value of a curve at a place: that of the last point up to there, if there is one
 function valueAt([xs, ys], place) {
-  let i = 0;
-  while (i + 1 < xs.length && xs[i + 1] <= place) i++;
-  return ys[i];
+  return ys[xs.findLastIndex(x => x <= place)];
 }
 
 // A legend with the values at `place`: a piece of each line, its name, its value

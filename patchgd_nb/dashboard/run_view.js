@@ -68,7 +68,7 @@ const CSS = `
   & .legend { display: flex; flex-wrap: wrap; align-items: center; gap: 2px 12px; min-height: 1.8em; padding-top: 4px;
     font-size: .93em; }
   & .legend span { white-space: nowrap; } & .legend canvas { vertical-align: -4px; border: 1px solid var(--edge); }
-  & .pin h3 { font-size: 1em; font-weight: 600; margin: 0 0 3px; height: 26px; line-height: 26px; white-space: nowrap; }
+  & .pin .cell { font-weight: 600; margin-bottom: 3px; height: 26px; line-height: 26px; white-space: nowrap; }
   & .patch { width: 200px; height: 200px; image-rendering: pixelated; display: block; background: var(--soft);
     border: 1px solid var(--line); }
   & .pin-text { white-space: pre-line; margin: 4px 0; height: 5.5em; overflow: hidden; }
@@ -99,7 +99,7 @@ const CSS = `
 @container (max-width: 899px) {
   .patchgd-run .panels { grid-template-columns: minmax(0, 1fr) minmax(0, 1fr); }
   .patchgd-run .pin { grid-column: 1 / -1; display: grid; grid-template-columns: 200px minmax(0, 1fr); gap: 0 14px;
-    & h3 { grid-column: 1 / -1; } }
+    & .cell { grid-column: 1 / -1; } }
   .patchgd-run.flat .panels { grid-template-columns: minmax(0, 1fr); }
   .patchgd-run.flat .pin { grid-area: auto; }
 }
@@ -172,12 +172,12 @@ function panelElements() {
         <div class="screen">${canvas('z', 'Z')}<div class="veil of-z"></div></div>
         <div class="legend z-legend"></div>
       </figure>
-      <section class="pin" aria-label="one patch">
-        <h3></h3><canvas class="patch" role="img" aria-label="the patch"></canvas>
+      <div class="pin" role="group" aria-label="one patch">
+        <div class="cell"></div><canvas class="patch" role="img" aria-label="the patch"></canvas>
         <div><div class="pin-text"></div>
         <canvas class="latent" role="img" aria-label="its latent"></canvas>
         <div class="key"><i></i> its latent <i></i> mean of filled cells</div></div>
-      </section>
+      </div>
     </div>`;
 }
 
@@ -227,13 +227,15 @@ function boundedStore(limit) {
 
 function createPage(model, el) {
   el.classList.add('patchgd-run');
-  el.dataset.lmSuppressShortcuts = 'true';   // JupyterLab's own keys, such as d d, stay out of here
   el.innerHTML = `<style>${CSS}</style>${controlElements()}${panelElements()}${timeElements()}`;
+  for (const element of el.querySelectorAll('button, select, input, canvas')) {
+    element.dataset.lmSuppressShortcuts = 'true';   // JupyterLab's keys, such as d d, which deletes the cell
+  }
   const find = selector => el.querySelector(selector);
   return {
     model, el, find, frames: boundedStore(44e6), pictures: boundedStore(20e6), asked: new Map(), wanting: 0,
     target: null, shown: null, live: true, playing: null, sliding: false, plots: [], pointed: null, drawing: 0,
-    view: {x: 0, y: 0, scale: 1, tall: 1, fitted: true}, boxes: new Map(), seen: new Set(),
+    redraw: true, view: {x: 0, y: 0, scale: 1, tall: 1, fitted: true}, boxes: new Map(), seen: new Set(),
     pin: -1, hover: -1, sharp: {}, over: 'states', ofZ: 'colours', channel: 0, colours: null};
 }
 
@@ -242,23 +244,24 @@ function refresh(page) {
   if (!page.drawing) page.drawing = requestAnimationFrame(() => { page.drawing = 0; drawPage(page); });
 }
 
-function send(page, message) {
-  page.model.send(message);
-}
-
 // Ask Python for something unless it was asked in the last two seconds
 function ask(page, key, message) {
   const now = performance.now();
   if (now - (page.asked.get(key) ?? -1e9) < 2000) return;
   page.asked.set(key, now);
-  send(page, message);
+  page.model.send(message);
 }
 
 // ---- which frame ----
 
-// The frames that the slider leads to: all, or in a replay those of the chosen slide
+// Whether there is something to control: a run that has not ended
+function isRunning(page) {
+  return page.model.get('about').live && !ENDED.includes(page.model.get('status').state);
+}
+
+// The frames that the slider leads to: all, or when the run has ended those of the chosen slide
 function entriesOf(page) {
-  const index = page.model.get('index') || [], name = page.model.get('about').live ? '' : page.find('.watch').value;
+  const index = page.model.get('index') || [], name = isRunning(page) ? '' : page.find('.watch').value;
   return name ? index.filter(entry => entry[5] == name) : index;
 }
 
@@ -271,8 +274,8 @@ function entryAt(entries, place) {
 
 function newestFrame(page) {
   const frame = page.model.get('frame') || {}, entries = entriesOf(page);
-  if (frame.head) return {id: frame.head.id, place: frame.head.place};
-  const last = entries[entries.length - 1];
+  const last = entries[entries.length - 1], other = last && !isRunning(page) && page.find('.watch').value;
+  if (frame.head && !other) return {id: frame.head.id, place: frame.head.place};
   return last && {id: last[0], place: last[4]};
 }
 
@@ -284,7 +287,7 @@ function goTo(page, target) {
   if (frame) showFrame(page, frame);
   else if (!page.wanting || performance.now() - page.wanting > 2000) {
     page.wanting = performance.now();
-    send(page, {kind: 'want', id: target.id});
+    page.model.send({kind: 'want', id: target.id});
   }
   placeSlider(page);
 }
@@ -406,6 +409,7 @@ function drawPage(page) {
   showVeils(page, frame);
   if (frame) describeFrame(page, frame);
   drawPin(page, frame);
+  if (page.redraw) drawCurves(page);
   drawCursor(page);
   el.dataset.drawn = Number(el.dataset.drawn || 0) + 1;   // for tests: how often, and milliseconds
   el.dataset.ms = (performance.now() - began).toFixed(1);
@@ -481,12 +485,12 @@ function drawPin(page, frame) {
   const {find} = page, k = frame && !frame.whole ? patchShown(page, frame) : -1;
   find('.pin').hidden = Boolean(frame?.whole || page.model.get('about').whole);
   if (k < 0) {
-    find('.pin h3').textContent = 'one patch';
+    find('.pin .cell').textContent = 'one patch';
     find('.pin-text').textContent = 'point at a patch to see it; click to pin it';
-    return;
+    return;   // only before the first frame
   }
   const [row, col] = cellOf(k, frame.cols), pinned = k == page.pin ? ' (pinned)' : '';
-  find('.pin h3').textContent = `row ${row}, column ${col}${pinned}`;
+  find('.pin .cell').textContent = `row ${row}, column ${col}${pinned}`;
   drawPatch(page, frame, k);
   find('.pin-text').textContent = textOf(page, frame, k);
   const canvas = find('.latent'), width = canvas.clientWidth, context = fitCanvas(canvas, width, 64);
@@ -495,8 +499,9 @@ function drawPin(page, frame) {
 }
 
 function patchShown(page, frame) {
-  const k = page.hover >= 0 ? page.hover : page.pin >= 0 ? page.pin : frame.state.indexOf(SAMPLED);
-  return k < frame.state.length ? k : -1;
+  const chosen = page.hover >= 0 ? page.hover : page.pin, first = frame.state.indexOf(SAMPLED);
+  if (chosen >= 0 && chosen < frame.state.length) return chosen;
+  return first >= 0 ? first : frame.state.findIndex(state => state != BLANK);
 }
 
 function textOf(page, frame, k) {
@@ -513,7 +518,7 @@ function textOf(page, frame, k) {
 // The patch from the picture, until Python sends it in full
 function drawPatch(page, frame, k) {
   const [row, col] = cellOf(k, frame.cols), canvas = page.find('.patch'), picture = page.pictures.get(frame.name);
-  const side = canvas.clientWidth, context = fitCanvas(canvas, side, side), {sharp} = page;
+  const side = canvas.offsetWidth, context = fitCanvas(canvas, side, side), {sharp} = page;
   context.imageSmoothingEnabled = false;
   if (sharp.picture && sharp.key == `${row} ${col}`) return context.drawImage(sharp.picture, 0, 0, side, side);
   if (!picture) return;
@@ -528,7 +533,7 @@ function askForPatch(page) {
   if (!live || door || k < 0 || !page.shown) return;
   page.resting = setTimeout(() => {
     const [row, col] = cellOf(k, page.shown.cols);
-    if (page.sharp.key != `${row} ${col}`) send(page, {kind: 'pin', id: page.shown.id, row, col});
+    if (page.sharp.key != `${row} ${col}`) page.model.send({kind: 'pin', id: page.shown.id, row, col});
   }, 120);
 }
 
@@ -604,10 +609,11 @@ function listenToPointer(page, canvas) {
   canvas.onpointerup = event => {
     const k = start && !start.dragged ? cellUnder(page, event) : -1;
     start = null;
-    if (k >= 0) pinTo(page, k);
+    if (k >= 0) pinTo(page, k == page.pin ? -1 : k);
   };
   canvas.onpointerleave = canvas.onpointercancel = () => {
     page.hover = -1;
+    askForPatch(page);
     refresh(page);
   };
   canvas.ondblclick = () => showWhole(page);
@@ -676,8 +682,7 @@ function showIndex(page) {
   if (page.live || !page.target) return goTo(page, newestFrame(page));
   const {id, place} = page.target;
   if (!entries.some(entry => entry[0] == id)) goToEntry(page, entryAt(entries, place));
-  placeSlider(page);
-  showTicks(page);
+  else goTo(page, page.target);   // again, if it has not come yet
 }
 
 // Play by place at a steady pace, the whole run in 24 seconds
@@ -709,7 +714,7 @@ function listenToSlider(page) {
     choose(page, entryAt(entriesOf(page), Number(slider.value)));
   };
   slider.onpointerdown = () => { page.sliding = true; };
-  slider.onpointerup = slider.onpointercancel = () => { page.sliding = false; };
+  slider.onpointerup = slider.onchange = () => { page.sliding = false; };
   slider.onkeydown = event => {
     if (!(event.key in steps)) return;
     event.preventDefault();
@@ -730,7 +735,9 @@ function drawCurves(page) {
   };
   page.plots = [plot('.losses', lossCurves(curves), 'after the first inner iteration'),
     plot('.metrics', metricCurves(curves), 'after the first epoch')];
-  drawCursor(page);
+  placeSlider(page);
+  showTicks(page);
+  page.redraw = false;
 }
 
 // One cursor in both plots: at the mouse, else at the frame shown
@@ -775,7 +782,8 @@ function showStatus(page) {
   find('.pause').title = paused ? 'go on training' : 'hold training after this inner iteration';
   for (const name of RUN_CONTROLS) find('.' + name).disabled = over;
   for (const element of page.el.querySelectorAll('.training, .live, .settings, .gif')) element.hidden = !live;
-  find('.speed').hidden = live;
+  find('.speed').hidden = live && !over;
+  showSlides(page);
   showFoot(page);
   refresh(page);
 }
@@ -796,9 +804,9 @@ function showFoot(page) {
   }
 }
 
-// Fill the choice of slides: in a run the one to watch, in a replay the one whose frames are shown
+// Fill the choice of slides: while a run goes on the one to watch, afterwards the one whose frames are shown
 function showSlides(page) {
-  const {live} = page.model.get('about'), settings = page.model.get('settings') || {}, select = page.find('.watch');
+  const live = isRunning(page), settings = page.model.get('settings') || {}, select = page.find('.watch');
   const own = new Set((page.model.get('index') || []).map(entry => entry[5]));
   const names = live ? settings.names || [] : [...own], first = live ? 'first of each batch' : 'all slides';
   const key = JSON.stringify([first, names]);
@@ -823,17 +831,17 @@ function showSettings(page) {
 }
 
 function listenToControls(page) {
-  const {find} = page, set = (name, value) => send(page, {kind: 'set', name, value});
+  const {find} = page, set = (name, value) => page.model.send({kind: 'set', name, value});
   find('.pause').onclick = () => {
-    send(page, {kind: 'do', what: page.model.get('status').state == 'paused' ? 'continue' : 'pause'});
+    page.model.send({kind: 'do', what: page.model.get('status').state == 'paused' ? 'continue' : 'pause'});
   };
-  for (const what of ['inner', 'batch', 'stop']) find('.' + what).onclick = () => send(page, {kind: 'do', what});
+  for (const what of ['inner', 'batch', 'stop']) find('.' + what).onclick = () => page.model.send({kind: 'do', what});
   find('.slow').oninput = () => { showSettings(page); set('delay', Number(find('.slow').value)); };
   find('.fraction').oninput = () => showSettings(page);
   find('.fraction').onchange = () => set('fraction', Number(find('.fraction').value));
   find('.accumulate').onchange = () => set('accumulate', Math.round(Number(find('.accumulate').value)));
   find('.watch').onchange = () => {
-    if (page.model.get('about').live) return set('watch', find('.watch').value);
+    if (isRunning(page)) return set('watch', find('.watch').value);
     showIndex(page);
   };
   find('.settings').onclick = () => {
@@ -859,11 +867,11 @@ function listenToViews(page) {
   find('.farther').onclick = () => zoom(page, 1 / 1.4);
   find('.fit').onclick = () => showWhole(page);
   find('.large').onclick = () => setLarge(page, !page.el.classList.contains('large'));
-  find('.png').onclick = () => savePicture(page);
+  find('.png').onclick = () => { if (page.shown) savePicture(page); };
   find('.gif').onclick = () => {
     find('.gif').disabled = true;
     find('.gif').textContent = 'GIF ...';
-    send(page, {kind: 'gif'});
+    page.model.send({kind: 'gif'});
   };
 }
 
@@ -882,17 +890,16 @@ function setLarge(page, large) {
     }
   }
   page.find('.large').focus();
-  resize(page);
+  redraw(page);
 }
 
 // Python draws more often while somebody is at it; Escape ends the full window
 function listenToPeople(page) {
   let last = 0;
   function alive() {
-    const idle = !page.model.get('about').live || ENDED.includes(page.model.get('status').state);
-    if (idle || Date.now() - last < 1000) return;
+    if (!isRunning(page) || Date.now() - last < 1000) return;
     last = Date.now();
-    send(page, {kind: 'alive'});
+    page.model.send({kind: 'alive'});
   }
   for (const name of ['pointermove', 'pointerdown', 'keydown', 'wheel']) {
     page.el.addEventListener(name, alive, {passive: true});
@@ -959,9 +966,8 @@ function letStick(el) {
   }
 }
 
-function resize(page) {
-  drawCurves(page);
-  showTicks(page);
+function redraw(page) {
+  page.redraw = true;   // the curves too
   refresh(page);
 }
 
@@ -972,7 +978,7 @@ function reactions(page) {
     about: () => showStatus(page), status: () => showStatus(page), settings: () => showSettings(page),
     scales: () => refresh(page),
     index: () => { showSlides(page); showIndex(page); },
-    curves: () => { drawCurves(page); placeSlider(page); showTicks(page); },
+    curves: () => redraw(page),
     colours: () => { page.colours = unpackColours(model.get('colours') || {}); refresh(page); },
     frame: () => {
       const {head, data} = model.get('frame') || {};
@@ -995,7 +1001,7 @@ function render({model, el}) {
   }
   model.on('msg:custom', answer);
   setLive(page, true);
-  const resized = new ResizeObserver(() => { letStick(el); resize(page); });
+  const resized = new ResizeObserver(() => { letStick(el); redraw(page); });
   resized.observe(el);
   const clock = setInterval(() => showFoot(page), 1000);
   return () => {
