@@ -35,6 +35,6 @@ setuptools.setup(
     extras_require={'dev': shlex.split(cfg['dev_requirements'])},
     python_requires='>=' + cfg['min_python'],
     long_description=open('README.md', encoding='utf-8').read(), long_description_content_type='text/markdown',
-    package_data={lib: ['py.typed', '**/*.js']}, zip_safe=False,
+    package_data={lib: ['py.typed', '**/*.js', '**/*.html']}, zip_safe=False,
     cmdclass={'build_py': BuildWithNotebooks},
     entry_points={'console_scripts': shlex.split(cfg['console_scripts']), 'nbdev': [f'{lib}={lib}._modidx:d']})

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SCRIPTS', 'replay_data', 'run_html', 'run_fragment', 'find_trace', 'Replay', 'replay']
 
-# %% ../../nbs/dashboard/player.ipynb #54e1662d
+# %% ../../nbs/dashboard/player.ipynb #5e7a223a
 from base64 import b64encode
 from collections.abc import Callable
 from html import escape
@@ -18,7 +18,7 @@ from ..training.checkpoint import Checkpoints
 from ..training.frame_store import FrameStore
 from ..training.trace import Trace
 from .frames import CELL_STATES, pack_frame
-from .page import Scales, curves_message, index_message, run_colours
+from .page import RUN_SCRIPTS, Scales, curves_message, index_message, run_colours
 from .paper import run_film, run_pictures
 from .view import JS_FOLDER, choose_view, load_js
 
@@ -52,8 +52,8 @@ def replay_data(
         for frame in frames: fewer.add(dict(frame))
         frames = list(fewer)
 
-# %% ../../nbs/dashboard/player.ipynb #345c3f2f
-SCRIPTS = 'colours.js', 'run_frames.js', 'run_curves.js', 'run_replay.js', 'run_view.js'
+# %% ../../nbs/dashboard/player.ipynb #908bb460
+SCRIPTS = (*RUN_SCRIPTS[:-1], 'run_replay.js', RUN_SCRIPTS[-1])
 
 def run_html(
     title: str,  # of the page
