@@ -3,10 +3,11 @@ import re, shutil, subprocess
 from pathlib import Path
 import pytest
 from patchgd_nb.dashboard.slide_view import SlidePage
-from patchgd_nb.dashboard.view import JS_FOLDER, PatchView, load_js, show_js
+from patchgd_nb.dashboard.page import RUN_SCRIPTS, RunPage
+from patchgd_nb.dashboard.view import JS_FOLDER, load_js, show_js
 
 FILES = sorted(JS_FOLDER.rglob('*.js'))
-WIDGETS = {'patch_view.js': PatchView, 'slide_view.js': SlidePage}
+WIDGETS = {RunPage: RUN_SCRIPTS, SlidePage: ('colours.js', 'slide_view.js')}
 
 
 @pytest.fixture(scope='module')
@@ -23,7 +24,7 @@ def checked(node, path): return subprocess.run([node, '--check', path], capture_
 
 
 def test_every_view_has_its_file():
-    assert {*WIDGETS, 'colours.js'} == {p.name for p in FILES}
+    assert {name for names in WIDGETS.values() for name in names} | {'run_replay.js'} == {p.name for p in FILES}
 
 
 @pytest.mark.parametrize('file', FILES, ids=lambda p: p.name)
@@ -35,11 +36,11 @@ def test_syntax(node, tmp_path, file):
     assert checked(node, copy).returncode   # the check can fail
 
 
-@pytest.mark.parametrize('name', WIDGETS)
-def test_the_page_gets_both_parts(node, tmp_path, name):
-    "The shared file and the view's own; together a module, which defines no name twice and renders."
-    text = WIDGETS[name]._esm
-    assert text == load_js('colours.js', name) and (JS_FOLDER / 'colours.js').read_text() in text and (JS_FOLDER / name).read_text() in text
+@pytest.mark.parametrize('kind', WIDGETS)
+def test_the_page_gets_all_parts(node, tmp_path, kind):
+    "All files; together a module, which defines no name twice and renders."
+    text = kind._esm
+    assert text == load_js(*WIDGETS[kind]) and all((JS_FOLDER / name).read_text() in text for name in WIDGETS[kind])
     (tmp_path / 'joined.mjs').write_text(text)
     assert not (run := checked(node, tmp_path / 'joined.mjs')).returncode, run.stderr
     script = "import('./joined.mjs').then(m => console.log(typeof m.default.render))"
@@ -47,12 +48,11 @@ def test_the_page_gets_both_parts(node, tmp_path, name):
     assert run.stdout == 'function\n', run.stderr
 
 
-@pytest.mark.parametrize('name', WIDGETS)
-def test_traits_are_those_of_the_class(name):
+@pytest.mark.parametrize('kind', WIDGETS)
+def test_traits_are_those_of_the_class(kind):
     "What the page gets, sets and listens to is a trait; every trait of ours is used by the page."
-    script, kind = (JS_FOLDER / name).read_text(), WIDGETS[name]
     traits = {t for t in kind.class_trait_names(sync=True) if t in vars(kind)}
-    used = set(re.findall(r"model\.[gs]et\('(\w+)'", script))
+    used = set(re.findall(r"model\.[gs]et\('(\w+)'", kind._esm))
     assert used == traits and len(traits) == 8
 
 

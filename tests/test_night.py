@@ -153,7 +153,7 @@ def test_an_interrupt_ends_a_pause(tmp_path):
     "Nobody has to press Resume first."
     dash = PatchGDDashboard('widgets')
     def pause():
-        dash.controls.pause.value = True
+        dash.controls.do('pause')
         threading.Timer(.3, os.kill, (os.getpid(), signal.SIGINT)).start()
     run = trainer_of(images_in(tmp_path / 'images', 16), tmp_path / 'run', callbacks=[At(0, 1, pause), dash]).fit()
     assert not dash.errors and (run.epoch, run.batch) == (0, 2) and run.checkpoints.names()[-1] == 'e0000-b000002'

@@ -53,7 +53,7 @@ def test_main_job_runs_to_its_end(short_run):
     assert json.loads((out / 'run.json').read_text())['results'] == dict(zip(results(out), (patchgd, whole)))
     training, = [c for c in json.loads((out / 'out.ipynb').read_text())['cells'] if 'PatchGDDashboard()' in ''.join(c['source'])]
     kinds = [k for o in training['outputs'] for k in o.get('data', {}) if k.startswith(('image', 'text/html'))]
-    assert kinds == ['image/png', 'image/png']   # the dashboard's pictures, and no bar beside its lines
+    assert kinds == ['image/png', 'image/png', 'image/gif']   # the dashboard's pictures, and no bar beside its lines
 
 
 def test_a_busy_machine_shows_the_same_result(short_run, tmp_path):

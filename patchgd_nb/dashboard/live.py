@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['memory_now', 'run_status', 'ErrorLog', 'LiveSource', 'PatchGDDashboard']
 
-# %% ../../nbs/dashboard/live.ipynb #e3212539
+# %% ../../nbs/dashboard/live.ipynb #514118ab
 from collections.abc import Callable
 from difflib import get_close_matches
 from typing import Any
@@ -18,7 +18,8 @@ from ..training.description import images_taking_part
 from ..training.frame_store import Frame
 from ..zblock import ZBlock
 from ..strategy import StepResult
-from .controls import Controls, enable_events_while_busy
+from .busy_kernel import answer_while_busy, enable_events_while_busy
+from .controls import Controls
 from .door import RunDoor
 from .frames import image_name
 from .page import RunPage, TraceSource, about_message
@@ -120,7 +121,7 @@ class LiveSource(TraceSource):
         pixels = patch.movedim(0, -1) if len(patch) == 3 else patch[0]
         return np.ascontiguousarray(pixels.numpy()), f'{patch.shape[-2]} x {patch.shape[-1]} pixels'
 
-# %% ../../nbs/dashboard/live.ipynb #f314f5bc
+# %% ../../nbs/dashboard/live.ipynb #cba39f68
 class PatchGDDashboard(Callback):
     "Shows a run while it trains: image and Z, curves, controls, and a slider over the whole run."
     def __init__(self,
@@ -155,6 +156,7 @@ class PatchGDDashboard(Callback):
             state='waiting', text='waiting for training to begin', epoch='', batch='', progress=0, left='', memory=None,
             lr=None, saved=None))
         enable_events_while_busy(self.page)
+        answer_while_busy()
 
     def open(self) -> None:
         "Show the run that begins, on a page of its own unless it was placed on one."

@@ -119,7 +119,7 @@ class TraceSource:
 
     def film(self) -> bytes: return run_film(self.trace)
 
-# %% ../../nbs/dashboard/page.ipynb #f15d9a37
+# %% ../../nbs/dashboard/page.ipynb #50d326d2
 RUN_SCRIPTS = ('colours.js', 'run_frames.js', 'run_curves.js', 'run_elements.js', 'run_page.js', 'run_input.js',
                'run_controls.js', 'run_view.js')
 
@@ -175,7 +175,8 @@ class RunPage(anywidget.AnyWidget):
     ) -> None:
         "Answer a question of the page, or take its command."
         kind = message.get('kind')
-        if kind == 'alive': self.on_alive and self.on_alive()
+        if kind == 'hello': self.send_state()   # a page that was loaded again may have missed what came meanwhile
+        elif kind == 'alive': self.on_alive and self.on_alive()
         elif kind == 'do': self.controls.do(message['what'])
         elif kind == 'set': self.controls.set(message['name'], message['value'])
         elif kind == 'want':

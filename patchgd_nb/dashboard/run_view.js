@@ -45,6 +45,7 @@ function render({model, el}) {
   }
   model.on('msg:custom', answer);
   setLive(page, true);
+  model.send({kind: 'hello'});   // what changed while this page was being loaded
   const resized = new ResizeObserver(() => { letStick(el); redraw(page); });
   resized.observe(el);
   const clock = setInterval(() => showFoot(page), 1000);

@@ -222,14 +222,14 @@ def trace_from_arrays(
     cls: type[Trace] = Trace, # the class to make
 ) -> Trace:
     "The record of which a header and arrays were made."
-    if header['version'] == 3: header = header | dict(frame_limits=[], frames=[], pictures=[])   # other frames
+    if header['version'] == 3: header = header | dict(frame_limits=[], frames=[], pictures=[])   # its frames were others
     trace = cls(header['keep'], frames=FrameStore((), *header['frame_limits']))
     trace.shape, trace.epochs = header['shape'] and tuple(header['shape']), header['epochs']
     trace.inner = InnerLog(arrays['losses'].tolist(), arrays['batches'].tolist())
     for i, (epoch, batch, j, ids) in enumerate(header['sampled']):
         trace.sampled.append((epoch, batch, j, ids, arrays[f's{i}']))
     layers = [{} for _ in header['frames']]
-    for key in arrays:
+    for key in arrays if layers else ():
         if key[0] == 'f': layers[int(key[1:].split('_', 1)[0])][key.split('_', 1)[1]] = arrays[key]
     for frame, own in zip(header['frames'], layers): trace.frames.add(frame | own)
     trace.pictures = {name: arrays[f'p{i}'].tobytes() for i, name in enumerate(header['pictures'])}
