@@ -152,7 +152,7 @@ def test_while_it_trains_and_after(lab, page):
     # Z shows something else, and the legend says what
     before = room.pixels('z')
     view.locator('select.of-z').select_option('age')
-    room.until(lambda: room.pixels('z') != before and 'age' in view.locator('.z-legend').inner_text(), 10, 'age')
+    room.until(lambda: room.pixels('z') != before and 'inner iterations' in view.locator('.z-legend').inner_text(), 10, 'age')
     # the settings reach the strategy; another slide is watched
     room.button('settings').click()
     view.locator('input.accumulate').fill('1')

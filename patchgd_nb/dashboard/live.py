@@ -28,7 +28,7 @@ from .recorder import FrameRecorder, RateLimiter
 from .player import Replay
 from .view import choose_view
 
-# %% ../../nbs/dashboard/live.ipynb #49053c0d
+# %% ../../nbs/dashboard/live.ipynb #724bb966
 def _time_left(seconds):
     if seconds < 120: return f'{seconds:.0f} s left'
     return f'{seconds / 60:.0f} min left' if seconds < 7200 else f'{seconds / 3600:.1f} h left'
@@ -41,6 +41,7 @@ def _state(trainer, controls, ended, found, known):
     if ended and trainer.error is not None: return 'failed', f'failed: {_sentence(trainer.error)}'
     if ended: return ('stopped', f'stopped after {minutes}') if trainer.progress < 1 else ('finished', f'finished: {minutes}')
     if controls.stopping: return 'training', 'stops after this batch'
+    if controls.until_batch: return 'training', 'goes on to the end of this batch'
     if controls.paused: return 'paused', 'paused: Inner step and Batch go on from here'
     if controls.watch and not found:
         if known and controls.watch not in known:
@@ -121,7 +122,7 @@ class LiveSource(TraceSource):
         pixels = patch.movedim(0, -1) if len(patch) == 3 else patch[0]
         return np.ascontiguousarray(pixels.numpy()), f'{patch.shape[-2]} x {patch.shape[-1]} pixels'
 
-# %% ../../nbs/dashboard/live.ipynb #cba39f68
+# %% ../../nbs/dashboard/live.ipynb #e8d13ec8
 class PatchGDDashboard(Callback):
     "Shows a run while it trains: image and Z, curves, controls, and a slider over the whole run."
     def __init__(self,
@@ -134,11 +135,11 @@ class PatchGDDashboard(Callback):
         self.view, self.auto, self.budget = choose_view(view), view == 'auto', budget
         self.recorder, self.safely, self.controls = FrameRecorder(watch, .7 * share), ErrorLog(), Controls()
         self.numbers = RateLimiter(.3 * share, every=.5)   # when state and curves are sent
-        self.controls.watch, self.controls.on_wait = str(watch or ''), lambda: self.safely(self._while_waiting)
+        self.controls.watch, self.controls.on_wait = str(watch or ''), lambda: self.safely(self._look)
         self.recorder.on_frame = lambda trainer, frame: self.safely(lambda: self.show_frame(frame))
         self.safely.on_error = lambda text: self.show_status()
         self.trainer = self.page = self.door = self.handle = None
-        self.placed = self.ended = False    # on a page before training began; `fit` is over
+        self.placed = self.ended = self.holds = False   # on a page before training began; `fit` is over; it is paused
         self.known, self.memory, self.saved, self.was = [], None, None, None
 
     @property
@@ -182,8 +183,13 @@ class PatchGDDashboard(Callback):
         self.recorder.limiter.touch()
         self.numbers.touch()
 
-    def _while_waiting(self):
+    def _look(self):
+        "In the loop, between inner iterations and while it waits: take commands; say that it holds, or goes on."
         if self.door: self.door.take_commands(self, self.safely.errors.append)
+        holds = self.controls.paused and not self.controls.until_batch
+        if holds != self.holds:
+            self.holds = holds
+            self.show_numbers()
 
     # -- what is shown
 
@@ -232,7 +238,9 @@ class PatchGDDashboard(Callback):
         self.recorder.on_fit_start(trainer)
         self.safely(self._find_names)
         if self.view == 'widgets': self.safely(self.open)
-        if trainer.checkpoints: self.safely(lambda: setattr(self, 'door', RunDoor(trainer.checkpoints.folder)))
+        if trainer.checkpoints:
+            self.safely(lambda: setattr(self, 'door', RunDoor(trainer.checkpoints.folder)))
+            if self.view == 'widgets': print(f'watch({str(trainer.checkpoints.folder)!r}) shows this run in any other notebook')
         self.safely(self.show_numbers)
 
     def _find_names(self):
@@ -243,7 +251,7 @@ class PatchGDDashboard(Callback):
         if self.view == 'off': return
         self.recorder.held = self.controls.stepping
         self.safely(lambda: self.recorder.on_inner(trainer, j, loss, cells, Z))
-        if self.door: self.safely(self._while_waiting)
+        self.safely(self._look)
         trainer.clock += self.controls.after_inner()   # a pause is no training time
         if self.controls.stopping: trainer.stop = True
 
