@@ -80,6 +80,15 @@ def test_what_is_on_can_be_turned_off():
         assert not any(args[a.name] for a in switches)
 
 
+@pytest.mark.parametrize('words', [['make', 'panda', '--out', 'file', '--n', 1], ['make', 'ultramnist', '--out', 'file', '--train', 1], ['prepare', 'folder', '--data-dir', 'photos', '--out', 'file'], ['convert', 'photos/train/a/x.png', 'file/x.tiff']], ids=str)
+def test_a_file_where_a_folder_is_wanted(here, tmp_path, words):
+    (tmp_path / 'file').write_text('mine')
+    (tmp_path / 'photos/train/a').mkdir(parents=True)
+    Image.new('RGB', (64, 64)).save(tmp_path / 'photos/train/a/x.png')
+    code, said = here(*words)
+    assert code == 2 and one_sentence(said) and 'Errno' not in said and 'file' in said and 'cannot be used' in said and (tmp_path / 'file').read_text() == 'mine'
+
+
 def test_a_parameter_is_given_in_either_way(here):
     assert take_parameters(['run', 'har', '-p', 'lr', '-1e-3', '-p', 'a=b=c', '-y', '{x: 1}', 'out', '-p', 'e=']) == (['run', 'har', 'out'], [('lr', '-1e-3'), ('a', 'b=c'), ('e', '')], ['{x: 1}'])
     for words in (['-p', 'fractoin', '.5'], ['-p', 'fractoin=.5']):
