@@ -63,8 +63,30 @@ def test_words_become_arguments():
     parse = lambda *words: vars(make_parser().parse_args(words))
     args = parse('prepare', 'panda', '--data-dir', 'd', '--out', 'o', '--canvases', '512', '1024', '--quick')
     assert args.pop('command').function == 'prepare_panda'
-    assert args == dict(data_dir='d', out='o', folds=5, seed=0, canvases=[512, 1024], quick=True, workers=None)
+    assert args == dict(data_dir='d', out='o', folds=5, seed=0, canvases=[512, 1024], quick=True, workers=None, progress=True)
     assert parse('convert', 'a.png', 'b.tiff', '--high', '4095')['high'] == 4095. and parse('copy', 'lessons')['folder'] == 'lessons'
+
+
+def test_what_is_on_can_be_turned_off():
+    parse = lambda *words: vars(make_parser().parse_args(['predict', 'run', 'slides', '--out', 'o', *words]))
+    assert (args := parse())['maps'] and args['progress'] and not args['parquet']
+    assert not (args := parse('--no-maps', '--no-progress'))['maps'] and not args['progress']
+    assert parse('--maps', '--progress') == parse()
+    for command in COMMANDS:
+        switches = [a for a in command.signature().arguments if a.annotation == 'bool']
+        required = [w for a in command.signature().arguments if a.default is REQUIRED for w in ([] if a.name in command.positional.split() else [f'--{a.name.replace("_", "-")}']) + ['x']]
+        off = [f'--no-{a.name.replace("_", "-")}' for a in switches if a.default]
+        args = vars(make_parser().parse_args([*command.words.split(), *required, *off]))
+        assert not any(args[a.name] for a in switches)
+
+
+@pytest.mark.parametrize('words', [['make', 'panda', '--out', 'file', '--n', 1], ['make', 'ultramnist', '--out', 'file', '--train', 1], ['prepare', 'folder', '--data-dir', 'photos', '--out', 'file'], ['convert', 'photos/train/a/x.png', 'file/x.tiff']], ids=str)
+def test_a_file_where_a_folder_is_wanted(here, tmp_path, words):
+    (tmp_path / 'file').write_text('mine')
+    (tmp_path / 'photos/train/a').mkdir(parents=True)
+    Image.new('RGB', (64, 64)).save(tmp_path / 'photos/train/a/x.png')
+    code, said = here(*words)
+    assert code == 2 and one_sentence(said) and 'Errno' not in said and 'file' in said and 'cannot be used' in said and (tmp_path / 'file').read_text() == 'mine'
 
 
 def test_a_parameter_is_given_in_either_way(here):

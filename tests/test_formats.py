@@ -76,7 +76,7 @@ def test_tiffs_of_tifffile(tmp_path, name, order):
     assert_reads(tmp_path / 'x.tif', by_pillow(tmp_path / 'x.tif'), *within)
 
 
-@pytest.mark.parametrize('name', ['png', 'webp', 'jpegxl', 'jpegxr', 'jpeg2000', 'zstd', 'lzma'])
+@pytest.mark.parametrize('name', ['png', 'webp', 'jpegxl', 'jpegxr', 'jpeg2000', 'zstd', 'lzma', 'lerc'])
 @pytest.mark.parametrize('pixels', [RGB, GREY, DEEP], ids=['rgb', 'grey', '16 bits'])
 def test_codecs_that_pillow_does_not_know(tmp_path, name, pixels):
     "Their reference is tifffile."
@@ -183,8 +183,9 @@ def write_pages(path, *pages):
 
 REFUSED = {
     'macro first': [(RGB[:40], {}), (RGB, {})], 'focal planes': [(RGB, {}), (RGB[::-1], {})], 'raw of a camera': [(RGB[::4, ::4], dict(subifds=1, subfiletype=1)), (GREY, dict(photometric='cfa'))],
-    'float': [(RGB.astype(np.float32), {})], 'cfa': [(GREY, dict(photometric='cfa'))], 'channels': [(COLOURS, dict(photometric='minisblack'))], 'icc lab': [(RGB, dict(photometric='icclab'))],
+    'float': [(RGB.astype(np.float32), {})], 'cfa': [(GREY, dict(photometric='cfa'))], 'channels': [(COLOURS, dict(photometric='minisblack', planarconfig='contig'))], 'icc lab': [(RGB, dict(photometric='icclab'))],
     'aperio ycbcr without its maker': [(RGB, dict(compression='APERIO_JP2000_YCBC', tile=(64, 64)))],
+    'lerc with opacity': [(COLOURS[..., :4], dict(extrasamples=['unassalpha'], compression='lerc'))], 'five samples': [(COLOURS, dict(extrasamples=['unspecified', 'unassalpha']))], 'jpeg with opacity': [(COLOURS[..., :2], dict(photometric='minisblack', extrasamples=['unassalpha'], compression='jpeg'))],
     '8 bits of palette': [(GREY, dict(photometric='palette', colormap=np.arange(768).reshape(3, 256).astype(np.uint16) % 256))],
 }
 
@@ -195,6 +196,92 @@ def test_what_is_not_plain_is_refused(tmp_path, name):
     write_pages(tmp_path / 'x.tif', *REFUSED[name])
     with pytest.raises(ValueError, match='x.tif cannot be read') as e: open_image(tmp_path / 'x.tif')
     assert 'download' not in str(e.value) and 'object' not in str(e.value) and '\n' not in str(e.value) and type(e.value) is ValueError
+    assert ('channels=' in str(e.value)) == (name == 'channels')   # that advice helps with channels of grey only
+
+
+def set_tag(path, tag, value):
+    "Overwrite a tag's value, whatever a writer thinks of it."
+    with tifffile.TiffFile(path) as tif: entry = tif.pages[0].tags[tag]
+    data = bytearray(path.read_bytes())
+    data[entry.valueoffset:entry.valueoffset + 2] = value.to_bytes(2, 'little')
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize('options', [{}, dict(compression='packbits')], ids=str)
+@pytest.mark.parametrize('predictor', [2, 3, 99])
+def test_a_predictor_without_its_compression_is_refused(tmp_path, options, predictor):
+    "libtiff leaves it alone, tifffile applies it: who is right, nobody knows."
+    write_pages(tmp_path / 'x.tif', (RGB, dict(extratags=[(65317, 3, 1, predictor, True)], **options)))
+    data = (tmp_path / 'x.tif').read_bytes()
+    with tifffile.TiffFile(tmp_path / 'x.tif') as tif: place = tif.pages[0].tags[65317].offset
+    (tmp_path / 'x.tif').write_bytes(data[:place] + (317).to_bytes(2, 'little') + data[place + 2:])
+    with pytest.raises(ValueError, match=f'x.tif.*with the predictor {predictor}.: save it without'): open_image(tmp_path / 'x.tif')
+
+
+def test_a_strip_without_bytes_is_not_blank(tmp_path):
+    "libtiff guesses its length."
+    write_pages(tmp_path / 'x.tif', (GREY, dict(photometric='minisblack')))
+    set_tag(tmp_path / 'x.tif', 279, 0)
+    with pytest.raises(ValueError, match='x.tif.*a strip of it has no bytes'): open_image(tmp_path / 'x.tif')
+
+
+def test_an_unknown_order_of_samples_is_refused(tmp_path):
+    write_pages(tmp_path / 'x.tif', (RGB, {}))
+    set_tag(tmp_path / 'x.tif', 284, 3)
+    with pytest.raises(ValueError, match='x.tif.*planar configuration is 3'): open_image(tmp_path / 'x.tif')
+
+
+def test_levels_have_palettes_of_their_own(tmp_path):
+    palettes = np.random.default_rng(0).integers(0, 65536, (2, 3, 256)).astype(np.uint16)
+    first, second = (dict(photometric='palette', colormap=p, tile=(64, 64)) for p in palettes)
+    write_pages(tmp_path / 'x.tif', (GREY, first), (GREY[::2, ::2], dict(subfiletype=1, **second)))
+    im = open_image(tmp_path / 'x.tif')
+    for level, pixels in enumerate((GREY, GREY[::2, ::2])): assert np.array_equal(im.read(0, 0, *pixels.shape, level), (palettes[level] >> 8).T[pixels])
+
+
+def test_a_jpeg_of_rgb_in_a_directory_of_ycbcr_is_refused(tmp_path):
+    "libtiff goes by the directory, libjpeg by what the JPEG says of itself."
+    tiles = [np.ascontiguousarray(np.pad(RGB, ((0, 42), (0, 56), (0, 0)))[r:r + 64, c:c + 64]) for r in (0, 64, 128) for c in (0, 64, 128, 192)]
+    encode = __import__('imagecodecs').jpeg_encode
+    for colours in ('RGB', 'YCBCR'):
+        data = (encode(t, 95, colorspace='RGB', outcolorspace=colours) for t in tiles)
+        tifffile.imwrite(tmp_path / f'{colours}.tif', data, shape=RGB.shape, dtype=np.uint8, photometric='ycbcr', subsampling=(2, 2), compression='jpeg', tile=(64, 64))
+    assert_reads(tmp_path / 'YCBCR.tif', by_pillow(tmp_path / 'YCBCR.tif'), 1)
+    with pytest.raises(ValueError, match='broken tile, 0 of level 0 .it is RGB, and the directory says YCbCr.: save it as RGB'): open_image(tmp_path / 'RGB.tif').read(0, 0, 9, 9)
+
+
+def test_a_tile_of_more_bits_than_the_directory_says_is_refused(tmp_path):
+    deep = __import__('imagecodecs').png_encode(DEEP[:64, :64])
+    tifffile.imwrite(tmp_path / 'x.tif', iter([deep]), shape=(64, 64, 3), dtype=np.uint8, photometric='rgb', compression='png', tile=(64, 64))
+    with pytest.raises(ValueError, match='broken tile.*uint16'): open_image(tmp_path / 'x.tif').read(0, 0, 9, 9)
+
+
+@pytest.mark.parametrize('codec', ['jpeg', 'webp'])
+def test_planes_that_are_pictures_are_refused(tmp_path, codec):
+    "Here as tiffcp writes them: JPEG without a note of its colours; WebP, which knows no plane of grey."
+    encode = getattr(__import__('imagecodecs'), f'{codec}_encode')
+    planes = [encode(np.ascontiguousarray(RGB[:64, :64] if codec == 'webp' else RGB[:64, :64, k])) for k in range(3)]
+    if codec == 'jpeg': planes = [p[:2] + p[p.index(b'\xff\xdb'):] for p in planes]   # without its JFIF
+    tifffile.imwrite(tmp_path / 'x.tif', iter(planes), shape=(3, 64, 64), dtype=np.uint8, photometric='rgb', planarconfig='separate', compression=codec, tile=(64, 64))
+    with pytest.raises(ValueError, match='x.tif.*its planes are compressed as .*another compression'): open_image(tmp_path / 'x.tif')
+
+
+@pytest.mark.parametrize('name', ['x.jp2', 'x.avif', 'x.ppm', 'x.tga', 'x.ico', 'x.mpo', 'jpeg.tif', 'png.svs', 'ppm.png', 'jp2.jpg', 'plain', 'empty.tif'])
+def test_a_healthy_picture_of_another_kind(tmp_path, name):
+    "Is refused in words that fit it: what to save it as."
+    kinds = dict(jpeg='JPEG', png='PNG', ppm='PPM', jp2='JPEG2000', plain='JPEG')
+    if name == 'empty.tif': (tmp_path / name).touch()
+    else: Image.fromarray(RGB).save(tmp_path / name, format=kinds.get(name.split('.')[0]))
+    with pytest.raises(ValueError, match=f'{name} cannot be read as a .*: copy or download it again, or save it as') as e: open_image(tmp_path / name)
+    assert 'header' not in str(e.value) and 'identify' not in str(e.value)
+
+
+@pytest.mark.parametrize('data', [b'no tile', b'\x89PNG\r\n\x1a\n'], ids=repr)
+@pytest.mark.parametrize('codec', ['jpeg', 'jpeg2000', 'png', 'webp', 'jpegxl', 'jpegxr'])
+def test_a_tile_that_is_no_picture(tmp_path, codec, data):
+    tifffile.imwrite(tmp_path / 'x.tif', iter([data * 20]), shape=(64, 64, 3), dtype=np.uint8, photometric='rgb', compression=codec, tile=(64, 64))
+    with pytest.raises(ValueError, match='x.tif has a broken tile, 0 of level 0') as e: open_image(tmp_path / 'x.tif').read(0, 0, 9, 9)
+    assert 'object' not in str(e.value) and 'buffer' not in str(e.value)
 
 
 @pytest.mark.parametrize('axes', ['ZYX', 'TYX', 'QYX'])

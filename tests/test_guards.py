@@ -150,3 +150,17 @@ def silencing(source):
 def test_a_notebook_leaves_warnings_as_they_were(path):
     assert silencing("import warnings\nwarnings.simplefilter('ignore')") and not silencing("with warnings.catch_warnings(): warnings.simplefilter('always')")
     assert not any(map(silencing, code_cells(path)))
+
+
+def test_every_notebook_imports_what_there_is():
+    "Also in notebooks that the suite does not run: what they import from the package exists, and parameters can be set."
+    missing, untagged = [], []
+    for p in NOTEBOOKS:
+        for s in code_cells(p):
+            for n in ast.walk(ast.parse(s)):
+                if not isinstance(n, ast.ImportFrom) or not (n.module or '').startswith('patchgd_nb.'): continue
+                module = import_module(n.module)
+                missing += [f'{p.name}: {n.module}.{a.name}' for a in n.names if not hasattr(module, a.name) and f'{n.module}.{a.name}' not in GRAPH]
+        if p.parent.name == 'studies' and re.search(r'papermill nbs/studies/\S+ \S+ (\\\n)?\s*-[py]', p.read_text()):
+            if '"parameters"' not in p.read_text(): untagged.append(p.name)
+    assert not missing and not untagged, (missing, untagged)

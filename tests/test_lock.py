@@ -106,7 +106,7 @@ def test_the_lock_of_a_killed_run_is_taken_over_with_a_word(tmp_path, fork):
     p.join()
 
 
-@pytest.mark.parametrize('owner, says', [(dict(host='gpu-7', pid=12), 'process 12 on gpu-7.* nobody can see whether it still exists: if it has ended, delete .*running.json'), ([], 'running.json is damaged'), (dict(pid='x'), 'delete')])
+@pytest.mark.parametrize('owner, says', [(dict(host='gpu-7', pid=12), 'process 12 on gpu-7.* nobody can see whether it still exists: if it has ended, delete .*running.json'), ([], 'running.json is damaged'), (dict(pid='x'), 'delete'), (dict(pid=-1), 'nobody can see')])
 def test_a_lock_that_cannot_be_asked_about_is_respected(tmp_path, owner, says):
     (tmp_path / 'running.json').write_text(json.dumps(this_process() | owner if owner else owner))
     with pytest.raises(BlockingIOError, match=says): trainer(tmp_path).fit()

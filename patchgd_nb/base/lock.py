@@ -36,7 +36,7 @@ def is_alive(
 ) -> bool | None:                # None where that cannot be seen from here: on another machine, in another container
     "Whether a process still exists."
     here, pid = this_process(), process.get('pid')
-    if type(pid) is not int or any(process.get(k) != here[k] for k in ('host', 'namespace')): return None
+    if type(pid) is not int or pid < 1 or any(process.get(k) != here[k] for k in ('host', 'namespace')): return None
     try:
         if psutil.Process(pid).status() == psutil.STATUS_ZOMBIE: return False   # killed, its parent has not looked yet
         return _start_of(pid) == process.get('process_start')

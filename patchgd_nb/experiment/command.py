@@ -242,6 +242,8 @@ def exit_code_of(
     except Exception as e:
         code = 2 if isinstance(e, (ValueError, *NOT_FOUND)) else 1
         text = ' '.join(str(e).split())
+        if isinstance(e, NOT_FOUND) and e.filename and e.strerror:   # as the system says it, '[Errno 17] File exists'
+            text = f'{e.filename} cannot be used ({e.strerror}): check the path, or choose another.'
         if not isinstance(e, (ValueError, OSError)): text = f'stopped with {type(e).__name__} ({text[:500]}).'
     print(f'patchgd: {text}', file=sys.stderr)
     return code

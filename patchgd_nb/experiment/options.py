@@ -61,8 +61,8 @@ def add_argument(
     if is_positional: return parser.add_argument(name, metavar=name.upper(), type=kind, **options)
     flag = '--' + name.replace('_', '-')
     if annotation == 'bool':
-        if not default: parser.add_argument(flag, dest=name, action='store_true', **options)
-        return
+        action = argparse.BooleanOptionalAction if default is True else 'store_true'
+        return parser.add_argument(flag, dest=name, action=action, default=default, **options)
     if annotation.startswith(('list[', 'tuple[')): options['nargs'] = '*'
     parser.add_argument(flag, dest=name, type=kind, default=default, required=default is REQUIRED, **options)
 

@@ -81,6 +81,7 @@ def _tile(path, stamp, channels, level, i):
         for data in tiles:
             check_tile(data, stored)
             pixels, (_, _, row, col, _), _ = page.decode(data, i, **tables)
+            if pixels.dtype.itemsize != page.dtype.itemsize: raise ValueError(f'its samples are {pixels.dtype}')
             # the last tiles of a row or a column reach beyond the border
             planes.append(pixels[0, :page.imagelength - row, :page.imagewidth - col])
         samples = planes[0] if len(planes) == 1 else np.concatenate(planes, -1)

@@ -119,7 +119,9 @@ def file_error(
 ) -> ValueError:       # to be raised
     "One sentence about a file that cannot be read, in place of what a library raised."
     remedy = getattr(error, 'remedy', '') or 'copy or download it again, or leave it out'
-    return ValueError(f'{path} {problem} ({error_text(error)}): {remedy}.')
+    is_lost = isinstance(error, (TypeError, AttributeError, LookupError, ArithmeticError))   # a parser, in damaged data
+    reason = f'it is damaged: {type(error).__name__}' if is_lost else error_text(error)
+    return ValueError(f'{path} {problem} ({reason}): {remedy}.')
 
 # %% ../../nbs/images/windows.ipynb #d94b0c68
 def parse_um_per_pixel(
