@@ -28,7 +28,7 @@ from .recorder import FrameRecorder, RateLimiter
 from .player import Replay
 from .view import choose_view
 
-# %% ../../nbs/dashboard/live.ipynb #724bb966
+# %% ../../nbs/dashboard/live.ipynb #afcb6692
 def _time_left(seconds):
     if seconds < 120: return f'{seconds:.0f} s left'
     return f'{seconds / 60:.0f} min left' if seconds < 7200 else f'{seconds / 3600:.1f} h left'
@@ -47,7 +47,7 @@ def _state(trainer, controls, ended, found, known):
         if known and controls.watch not in known:
             near = get_close_matches(controls.watch, known, 3) or list(known)[:3]
             return 'elsewhere', f'no image is called {controls.watch!r}: did you mean {", ".join(near)}?'
-        return 'elsewhere', f'training other slides: {controls.watch} is not in this batch'
+        return 'elsewhere', f'{controls.watch} is not in this batch'
     if trainer.batch == 0 and trainer.epoch == 0 and not len(trainer.trace.inner): return 'training', 'training, the first batch'
     return 'training', 'training'
 

@@ -187,6 +187,7 @@ COMMANDS = [
     Command('prepare folder', 'images.prepare', 'prepare_folder'),
     Command('cut', 'datasets.panda', 'cut_regions'),
     Command('convert', 'images.convert', 'convert_image', 'source out'),
+    Command('replay', 'dashboard.player', 'save_replay', 'run'),
     Command('copy', 'experiment.notebooks', 'copy_notebooks', 'folder')]
 GROUPS = {'make': 'make a synthetic data set', 'prepare': 'check a data set before the first run, and split it'}
 
