@@ -39,11 +39,13 @@ class Explorer:
         layout = dict(
             title=self.title, xaxis=dict(title=self.x, **axis), yaxis=dict(title=self.y, **axis),
             height=380, width=640, margin=dict(l=60, r=10, t=40, b=50), legend=dict(font_size=11),
-            template='none', font_color='#808080', paper_bgcolor='rgba(0,0,0,0)', plot_bgcolor='rgba(0,0,0,0)')
+            template='none', font_color='#767676', paper_bgcolor='rgba(0,0,0,0)', plot_bgcolor='rgba(0,0,0,0)')
         # a widget takes 5 MB of an executed notebook
         figure = go.FigureWidget if self.view == 'widgets' else go.Figure
         self.text, self.figure = W.HTML(), figure(layout=layout)
-        for control in controls.values(): control.observe(lambda change: self.update(), 'value')
+        for control in controls.values():
+            control.style.description_width = '90px'   # room for the longest
+            control.observe(lambda change: self.update(), 'value')
         self.update()
 
     @property
@@ -59,16 +61,21 @@ class Explorer:
 
     def update(self) -> None:
         "Compute with the controls as they are, and show it; an impossible setting is reported in the line of text."
+        self.text.value = '<i>computing ...</i>'
         try: lines, text = self.compute(**self.values)
         except (ValueError, RuntimeError) as e: lines, text = None, f'<b>{e}</b>'
         self.text.value = text
         if lines is None: return
+        levels = [y[0] for x, y, style in lines.values() if style.get('dash') == 'dot']
         with self.figure.batch_update():
             while len(self.figure.data) < len(lines): self.figure.add_trace(go.Scatter(x=[], y=[]))
             for drawn, (name, (x, y, style)) in zip(self.figure.data, lines.items()):
                 level = style.get('dash') == 'dot'   # carries its name itself
                 label = dict(text=['', name], mode='lines+text') if level else dict(text=None, mode='lines')
-                drawn.update(x=x, y=y, name=name, line=style, showlegend=not level, textposition='top left', **label)
+                # below its line where the next line is near, so that no name lies over another
+                below = level and any(1 < other / y[0] < 2 for other in levels)
+                drawn.update(x=x, y=y, name=name, line=style, showlegend=not level,
+                             textposition='bottom left' if below else 'top left', **label)
 
     def _ipython_display_(self):
         if self.view == 'widgets': return display(self.box)
@@ -85,7 +92,8 @@ class Explorer:
             dashes = {'dash': '--', 'dot': ':'}.get(d.line.dash, '-')
             label = d.name if d.showlegend else None
             ax.plot(d.x, d.y, label=label, color=d.line.color, lw=d.line.width, ls=dashes)
-            if not d.showlegend: ax.text(d.x[-1], d.y[-1], d.name, fontsize=7, ha='right', va='bottom')
+            va = 'top' if d.textposition == 'bottom left' else 'bottom'
+            if not d.showlegend: ax.text(d.x[-1], d.y[-1], d.name, fontsize=7, ha='right', va=va)
         ax.set(title=self.title, xlabel=self.x, ylabel=self.y)
         if self.log: ax.set(xscale='log', yscale='log')
         ax.legend(frameon=False, fontsize=8)
