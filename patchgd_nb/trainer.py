@@ -223,8 +223,8 @@ class Trainer:
         self.epoch_batches, self.limited = count_batches(train, epoch_batches), epoch_batches is not None
         check_accumulation(strategy, accumulate_batches)
         self.device = torch.device(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
-        self.model, self.strategy, self.train, self.valid = model.to(self.device), strategy, train, valid
-        if loss is not None: self.strategy = _with_loss(strategy, loss)
+        self.model, self.train, self.valid = model.to(self.device), train, valid
+        self.strategy = strategy if loss is None else _with_loss(strategy, loss)
         self.epochs, self.max_seconds, self.reestimate = epochs, max_seconds, reestimate
         self.optimizer = make_optimizer(optimizer, self.model, lr, weight_decay)
         self.rates = PeakRates(self.optimizer)
@@ -239,10 +239,8 @@ class Trainer:
         self.checkpoints = self.run_checkpoints.checkpoints
         self.step = BatchStep(MemoryGuard(memory_budget, self.device))
         self.trace, self.epoch, self.batch, self.seconds, self.best, self.stop = Trace(), 0, 0, 0., -float('inf'), False
-        self.current = None   # the `Batch` at work, for callbacks to look at
-        self.error = None     # what ended the last `fit`, if it was an error
-        # when the epoch was begun, the last `fit` ended, and the last batch ended
-        self.epoch_random_states = self.random_states = self.boundary = None
+        self.current = self.error = None   # the `Batch` at work; what ended the last `fit`, if it was an error
+        self.epoch_random_states = self.random_states = self.boundary = None   # at the epoch's begin, fit's, batch's end
 
     @property
     def progress(self) -> float:

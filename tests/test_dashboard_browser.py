@@ -288,7 +288,7 @@ def test_every_strategy_a_failing_run_and_two_at_once(lab, page):
     views = page.locator('.patchgd-run')
     room.until(lambda: views.count() == 6, 60, 'six views')
     exact, carry, whole, failed, misspelt, large = (views.nth(i) for i in range(6))
-    text = lambda view, part: view.locator(part).first.inner_text()
+    text = lambda view, part: view.locator(part).first.text_content()   # JupyterLab hides cells that are off the screen
     for view in (exact, carry, whole, large): assert text(view, '.status').startswith('finished')
     carry.scroll_into_view_if_needed()
     carry.locator('.slider').focus()

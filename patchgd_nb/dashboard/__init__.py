@@ -2,5 +2,5 @@
 from .. import lazy_names
 
 __getattr__, __dir__, __all__ = lazy_names(__name__, {
-    'live': 'PatchGDDashboard', 'player': 'replay', 'door': 'watch', 'explorers': 'SamplerExplorer MemoryWall GradientExplorer',
-    'slide': 'SlideExplorer'})
+    'live': 'PatchGDDashboard', 'player': 'replay', 'door': 'watch',
+    'explorers': 'SamplerExplorer MemoryWall GradientExplorer', 'slide': 'SlideExplorer'})

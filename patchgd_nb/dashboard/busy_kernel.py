@@ -17,11 +17,11 @@ def enable_events_while_busy(
     if widget.comm is not None: widget.comm._reply_subshell_for = lambda data, default: default
     for child in getattr(widget, 'children', ()): enable_events_while_busy(child)
 
-# %% ../../nbs/dashboard/busy_kernel.ipynb #f8c58459
+# %% ../../nbs/dashboard/busy_kernel.ipynb #8f26ba2b
 def answer_while_busy() -> bool:   # whether the kernel does so from now on
     """Let the kernel tell a page about itself and its widgets while a cell runs; may be called again.
 
-    Returns False, and changes nothing, outside of ipykernel or where its internals are others than those of ipykernel 7."""
+    Returns False, and changes nothing, outside of ipykernel or where its internals are not those of ipykernel 7."""
     kernel = getattr(get_ipython(), 'kernel', None)
     thread, stream = getattr(kernel, 'shell_channel_thread', None), getattr(kernel, 'shell_stream', None)
     if thread is None or stream is None: return False   # no ipykernel, or one without subshells

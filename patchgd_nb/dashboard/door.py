@@ -21,7 +21,7 @@ from .frames import pack_frame, unpack_frame
 from .page import RunPage, Scales, curves_message, index_message, run_colours
 from .view import choose_view
 
-# %% ../../nbs/dashboard/door.ipynb #73167de0
+# %% ../../nbs/dashboard/door.ipynb #ec2e8859
 def _replace(path, data):
     part = path.with_name(f'{path.name}.{os.getpid()}.part')
     part.write_bytes(data)
@@ -93,18 +93,21 @@ class RunDoor:
                 command = json.loads(path.read_bytes()[:10_000])
                 if command['kind'] == 'do': controls.do(command['what'])
                 else: controls.set(command['name'], command['value'])
-            except (ValueError, KeyError, TypeError, OSError) as e: on_error(f'the command {path.name} is not understood: {e}')
+            except (ValueError, KeyError, TypeError, OSError) as e:
+                on_error(f'the command {path.name} is not understood: {e}')
             path.unlink(missing_ok=True)
 
-# %% ../../nbs/dashboard/door.ipynb #d7e63377
+# %% ../../nbs/dashboard/door.ipynb #81734a2a
 def find_live(
     run: str | Path,   # an out_dir, or the checkpoint folder of a Trainer
 ) -> Path:
     "The folder through which a run is seen."
     run = Path(run)
-    found = [f for f in (run / 'live', run / 'patchgd/live', run, *sorted(run.glob('*/live'))) if (f / 'status.json').is_file()]
+    folders = run / 'live', run / 'patchgd/live', run, *sorted(run.glob('*/live'))
+    found = [f for f in folders if (f / 'status.json').is_file()]
     if not found:
-        raise ValueError(f'{run} cannot be watched: no run with a PatchGDDashboard and a checkpoint folder has written there.')
+        raise ValueError(f'{run} cannot be watched: '
+                         'no run with a PatchGDDashboard and a checkpoint folder has written there.')
     return max(found, key=lambda f: (f / 'status.json').stat().st_mtime_ns)
 
 def send_command(
@@ -160,7 +163,7 @@ def status_of(
     if silent > 60 and status['state'] != 'paused': return status | dict(text=f'no news for {silent / 60:.0f} minutes')
     return status
 
-# %% ../../nbs/dashboard/door.ipynb #d0a8b717
+# %% ../../nbs/dashboard/door.ipynb #86544c04
 class Watch:
     "Shows a run by its folder, and keeps looking."
     def __init__(self,
@@ -191,7 +194,7 @@ class Watch:
         page = self.page
         with page.hold_sync():
             page.about = news['about'] | dict(door=True)
-            page.settings, page.index, page.curves, page.scales = (news[k] for k in ('settings', 'index', 'curves', 'scales'))
+            for name in ('settings', 'index', 'curves', 'scales'): setattr(page, name, news[name])
             page.colours = {k: b64decode(v) if isinstance(v, str) else v for k, v in news['colours'].items()}
             if page.index and page.index[-1][0] != self.newest and (frame := self.source.frame(page.index[-1][0])):
                 self.newest = page.index[-1][0]

@@ -65,13 +65,13 @@ def image_name(
     "The name of an image of a batch, or its place where images have no names."
     return str(batch.names[row]) if batch.names else f'image {row} of its batch'
 
-# %% ../../nbs/dashboard/frames.ipynb #446033de
+# %% ../../nbs/dashboard/frames.ipynb #1f6efbf9
 CELL_STATES = 'blank', 'filled', 'carried', 'refreshed', 'sampled now'   # 0 to 4
 
 def cell_states(
     row: int,                # of the image in its batch
     content: Tensor | None,  # (K,) of this image, above 0 where a patch has content
-    sampled: Sequence[Tensor],   # (N, 2) rows of (image, patch) of each inner iteration of the batch, the current one last
+    sampled: Sequence[Tensor],   # (N, 2) rows of (image, patch) of each inner iteration, the current one last
     age: Tensor,             # (K,) of the image's cells, in inner iterations
 ) -> np.ndarray:             # (K,) uint8, indices of `CELL_STATES`
     "What has happened to each cell of an image in this batch."

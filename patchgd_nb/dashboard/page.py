@@ -58,7 +58,7 @@ class Scales:
         v['share'] = max(v['share'], float(np.abs(frame['share']).max()))
         v['latent'] = max(v['latent'], float(frame['z_scale']))
 
-# %% ../../nbs/dashboard/page.ipynb #00a7803c
+# %% ../../nbs/dashboard/page.ipynb #fae91efa
 def about_message(
     model: Any,            # a PatchModel, or any other
     strategy: Any,         # of the run
@@ -71,7 +71,8 @@ def about_message(
         sizes = ' x '.join(map(str, grid.shape)), ' x '.join(map(str, dict.fromkeys(grid.patch_size)))
         title += f', {sizes[0]} patches of {sizes[1]} pixels'
     classes = list(map(str, getattr(model, 'class_names', None) or []))
-    return dict(title=title, strategy=name, whole=whole, states=list(CELL_STATES), live=live, door=False, classes=classes)
+    return dict(title=title, strategy=name, whole=whole, states=list(CELL_STATES), live=live, door=False,
+                classes=classes)
 
 def colours_message(
     colours: dict | None,  # from `fit_colours`

@@ -82,14 +82,16 @@ def run_fragment(
             f"const element = document.getElementById('{name}');\n"
             f"element.replaceChildren();\nrender({{model: replayModel({data}), el: element}});\n</script>")
 
-# %% ../../nbs/dashboard/player.ipynb #18bb4b42
+# %% ../../nbs/dashboard/player.ipynb #4ec3b5af
 def find_trace(
     run: str | Path,   # a run's folder, or a file that `Trace.save` wrote
 ) -> Path:
     "The trace of a run: that of its newest checkpoint."
     if Path(run).is_file(): return Path(run)
     folders = [f for f in (Path(run, 'patchgd'), Path(run)) if Checkpoints(f).names()]
-    if not folders: raise ValueError(f'{run} holds no checkpoint of a run: give an out_dir, or the checkpoint folder of a Trainer.')
+    if not folders:
+        raise ValueError(f'{run} holds no checkpoint of a run: '
+                         'give an out_dir, or the checkpoint folder of a Trainer.')
     return Checkpoints(folders[0]).load().folder / 'trace.npz'
 
 class Replay:
@@ -123,7 +125,9 @@ class Replay:
         if kind in ('.html', '.htm'): content = run_html(self.about['title'], self.data(max_bytes))
         elif kind == '.gif': content = run_film(self.trace)
         elif kind == '.png': content = run_pictures(self.trace, film=False)[0].data
-        else: raise ValueError(f'{path} ends in {kind or "nothing"}: choose .html for a page, .gif for a film, .png for a picture.')
+        else:
+            raise ValueError(f'{path} ends in {kind or "nothing"}: '
+                             'choose .html for a page, .gif for a film, .png for a picture.')
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, content)
         return path

@@ -30,7 +30,8 @@ function showFoot(page) {
   const parts = {
     title: about.live && about.title,
     memory: memory &&
-      `${memory.name} ${memory.used.toFixed(1)} of ${Number(memory.budget.toPrecision(3))} GiB, peak ${memory.peak.toFixed(1)}`,
+      `${memory.name} ${memory.used.toFixed(1)} of ${Number(memory.budget.toPrecision(3))} GiB, ` +
+      `peak ${memory.peak.toFixed(1)}`,
     lr: lr != null && `learning rate ${Number(lr.toPrecision(3))}`,
     saved: saved && about.live && `saved ${since} ago`};
   for (const [name, text] of Object.entries(parts)) {

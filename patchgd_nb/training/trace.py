@@ -222,7 +222,8 @@ def trace_from_arrays(
     cls: type[Trace] = Trace, # the class to make
 ) -> Trace:
     "The record of which a header and arrays were made."
-    if header['version'] == 3: header = header | dict(frame_limits=[], frames=[], pictures=[])   # its frames were others
+    # frames of version 3 were others
+    if header['version'] == 3: header = header | dict(frame_limits=[], frames=[], pictures=[])
     trace = cls(header['keep'], frames=FrameStore((), *header['frame_limits']))
     trace.shape, trace.epochs = header['shape'] and tuple(header['shape']), header['epochs']
     trace.inner = InnerLog(arrays['losses'].tolist(), arrays['batches'].tolist())
