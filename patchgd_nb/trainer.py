@@ -199,7 +199,7 @@ class Trainer:
         epochs: int = 10,                  # passes over `train`
         max_seconds: float | None = None,  # end training and its schedule after so many seconds, if that comes first
         warmup: float = .05,               # share of the run in which the learning rate rises
-        weight_decay: float = .01,         # for an optimizer given as a class
+        weight_decay: float | None = None,   # for an optimizer given as a class; its own default unless given
         optimizer: Any = torch.optim.AdamW,  # a class, a factory of the model, or an instance, see `make_optimizer`
         precision: str = 'off',            # number format: 'off', 'bf16' or 'fp16'
         device: str | torch.device | None = None,  # where to train; the GPU if there is one unless given

@@ -24,3 +24,11 @@ def test_ultramnist_is_made_fast(tmp_path):
     table = next(''.join(t) for t in tables if 'process' in ''.join(t))
     rates = [float(x) for x in re.findall(r'\d+\.\d', table)]
     assert len(rates) >= 2 and max(rates[:2]) >= 10, table
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', ['head_scores', 'carry_augmentation'])
+def test_a_trial_runs(tmp_path, name):
+    "As it stands, with the defaults of its first cell."
+    run = subprocess.run([Path(sys.executable).parent / 'papermill', TOP / f'nbs/studies/{name}.ipynb', tmp_path / 'out.ipynb', '--no-progress-bar'], cwd=tmp_path, capture_output=True, text=True, timeout=1800)
+    assert run.returncode == 0, run.stderr[-2000:]

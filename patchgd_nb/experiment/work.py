@@ -47,9 +47,10 @@ def item_work(
     with FakeTensorMode() as fake:
         weights = {name: fake.from_tensor(t) for name, t in weights.items()}
         x = torch.empty(2, *shape, dtype=first.dtype, device=first.device, requires_grad=input_grad)
-        def forward(): return torch.func.functional_call(module, weights, (x,))
-        with torch.no_grad(): plain = count_multiply_adds(forward)
-        return ItemWork(plain // 2, count_multiply_adds(lambda: forward().sum().backward()) // 2)
+        def forward(x): return torch.func.functional_call(module, weights, (x,))
+        # detached: the counter wants to know how an input came about that needs a gradient, also where there is none
+        with torch.no_grad(): plain = count_multiply_adds(lambda: forward(x.detach()))
+        return ItemWork(plain // 2, count_multiply_adds(lambda: forward(x).sum().backward()) // 2)
 
 # %% ../../nbs/experiment/work.ipynb #481f7b63
 class _Counter(nn.Module):

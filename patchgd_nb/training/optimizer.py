@@ -18,12 +18,14 @@ def make_optimizer(
     optimizer: Any,             # a class, a factory of the model, or an instance
     model: torch.nn.Module,     # whose parameters it updates
     lr: float = 1e-3,           # for a class: learning rate
-    weight_decay: float = .01,  # for a class: weight decay
+    weight_decay: float | None = None,  # for a class: weight decay; its own default unless given
 ) -> torch.optim.Optimizer:
     "The optimizer of a model; a warning if it leaves out parameters that are not frozen."
     base = optimizer.func if isinstance(optimizer, partial) else optimizer
     if isinstance(optimizer, torch.optim.Optimizer): made = optimizer
-    elif isinstance(base, type): made = optimizer(model.parameters(), lr=lr, weight_decay=weight_decay)
+    elif isinstance(base, type):
+        given = {} if weight_decay is None else dict(weight_decay=weight_decay)
+        made = optimizer(model.parameters(), lr=lr, **given)
     else: made = optimizer(model)
     updated = {id(p) for group in made.param_groups for p in group['params']}
     left_out = [n for n, p in model.named_parameters() if p.requires_grad and id(p) not in updated]
