@@ -240,7 +240,7 @@ class Trainer:
         self.step = BatchStep(MemoryGuard(memory_budget, self.device))
         self.trace, self.epoch, self.batch, self.seconds, self.best, self.stop = Trace(), 0, 0, 0., -float('inf'), False
         self.current = self.error = None   # the `Batch` at work; what ended the last `fit`, if it was an error
-        self.epoch_random_states = self.random_states = self.boundary = None   # at the epoch's begin, fit's, batch's end
+        self.epoch_random_states = self.random_states = self.boundary = None   # when each began or ended
 
     @property
     def progress(self) -> float:

@@ -29,7 +29,7 @@ from .recorder import FrameRecorder, RateLimiter
 from .player import Replay
 from .view import choose_view
 
-# %% ../../nbs/dashboard/live.ipynb #99f34214
+# %% ../../nbs/dashboard/live.ipynb #3ce5c5aa
 def _time_left(seconds):
     if seconds < 120: return f'{seconds:.0f} s left'
     return f'{seconds / 60:.0f} min left' if seconds < 7200 else f'{seconds / 3600:.1f} h left'
@@ -85,7 +85,7 @@ def run_status(
         state=state, text=text, epoch=f'epoch {epoch}{of}',
         batch='' if ended else f'batch {min(t.batch + 1, n)} of {n}',
         progress=t.progress, left='' if left is None else _time_left(left), memory=memory,
-        lr=t.optimizer.param_groups[0]['lr'], saved=saved)
+        lr=t.trace.inner[-1][4] if t.trace.inner else None, saved=saved)
 
 # %% ../../nbs/dashboard/live.ipynb #42121769
 class ErrorLog:
