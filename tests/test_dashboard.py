@@ -229,9 +229,9 @@ def test_it_is_lively_at_first_and_under_the_hand(monkeypatch):
             now[0] += .05
             if limiter.due(): limiter.run(frame)
         return now[0]
-    end = pass_time(20)
-    first = [t for t in times if t <= end]
-    assert len(first) >= .9 * (end - 100) * 5 * .8 and max(np.diff(first)) <= .35
+    pass_time(20)
+    first = [t for t in times if t <= limiter.lively_until]
+    assert 60 <= len(first) <= 100 and max(np.diff(first)) <= .35
     n = len(times); pass_time(60); quiet = len(times) - n
     assert 0 < quiet <= 60 * .02 / .03 + 1
     limiter.touch(); n = len(times); pass_time(5)

@@ -21,7 +21,7 @@ from .frames import pack_frame, unpack_frame
 from .page import RunPage, Scales, curves_message, index_message, run_colours
 from .view import choose_view
 
-# %% ../../nbs/dashboard/door.ipynb #ec2e8859
+# %% ../../nbs/dashboard/door.ipynb #663b71d9
 def _replace(path, data):
     part = path.with_name(f'{path.name}.{os.getpid()}.part')
     part.write_bytes(data)
@@ -95,7 +95,8 @@ class RunDoor:
                 else: controls.set(command['name'], command['value'])
             except (ValueError, KeyError, TypeError, OSError) as e:
                 on_error(f'the command {path.name} is not understood: {e}')
-            path.unlink(missing_ok=True)
+            try: path.unlink(missing_ok=True)
+            except OSError: pass   # a folder, say: it is not looked at again
 
 # %% ../../nbs/dashboard/door.ipynb #81734a2a
 def find_live(

@@ -21,7 +21,7 @@ from ..model import module_mode
 from ..strategy import StepResult
 from .frames import LAYERS, cell_layers, cell_states, contributions, image_name, thumbnail
 
-# %% ../../nbs/dashboard/recorder.ipynb #4d6d53e7
+# %% ../../nbs/dashboard/recorder.ipynb #677fccba
 class RateLimiter:
     "Says when work is due that may cost a small share of the time, and does it."
     LIVELY, PAID_BACK = .2, 300.   # seconds between two times while lively; seconds in which what it cost is paid back
@@ -52,8 +52,9 @@ class RateLimiter:
     def affordable(self) -> bool:
         "Whether the work, once more, fits into its share of the time so far."
         if self.start is None: return True
-        elapsed = time.perf_counter() - self.start
-        forgiven = self.debt * max(0., 1 - elapsed / self.PAID_BACK)
+        now = time.perf_counter()
+        elapsed = now - self.start
+        forgiven = 0. if now < self.lively_until else self.debt * max(0., 1 - elapsed / self.PAID_BACK)
         return self.spent - forgiven + self.last <= self.share * elapsed
 
     def run(self,
