@@ -38,7 +38,7 @@ def _sentence(error): return ' '.join(f'{type(error).__name__}: {error}'.split()
 
 def _state(trainer, controls, ended, found, known):
     "The state of a run in a word, and in a sentence."
-    minutes = f'{trainer.epoch} epochs, {trainer.seconds:.0f} s of training'
+    minutes = f'{trainer.epoch} epoch{"s" if trainer.epoch != 1 else ""}, {trainer.seconds:.0f} s of training'
     if ended and trainer.error is not None: return 'failed', f'failed: {_sentence(trainer.error)}'
     if ended and trainer.progress < 1: return 'stopped', f'stopped after {minutes}'
     if ended: return 'finished', f'finished: {minutes}'
