@@ -105,7 +105,7 @@ def run_settings(
     batch_size = getattr(train, 'batch_size', None)   # a loader whose sampler makes batches leaves it to that
     batch_size = batch_size or getattr(getattr(train, 'batch_sampler', None), 'batch_size', None)
     data = dict(train=describe_data(train), valid=describe_data(trainer.valid), batch_size=batch_size,
-                batches=trainer.epoch_batches)
+                batches=trainer.epoch_batches, optimizer=type(trainer.optimizer).__name__)
     known = dict(
         strategy=trainer.strategy, lr=peaks[0] if len(peaks) == 1 else peaks, schedule=trainer.schedule.function,
         precision=precision.kind, clip=precision.clip, accumulate_batches=precision.batches,
