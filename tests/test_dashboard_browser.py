@@ -26,7 +26,7 @@ def data(size, n=4):
 def train(dash, size=128, epochs=1000, *more, strategy=None, **options):
     torch.manual_seed(0)
     model = PatchModel('test_resnet', PatchGrid(size, 16), 2, latent_dim=16, head='smaller')
-    return Trainer(model, strategy or PatchGD(CoverSampler(1/4)), data(size), data(size, 1), epochs=epochs, callbacks=[dash, *more], device='cpu', progress=False, **options).fit()
+    return Trainer(model, strategy or PatchGD(CoverSampler(1/4)), data(size), data(size, 1), epochs=epochs, callbacks=[*more, dash], device='cpu', progress=False, **options).fit()
 class Note(Callback):
     "Writes what the run does, for the test to read; and slows it down."
     def __init__(self, dash, wait=.05): self.dash, self.wait, self.n = dash, wait, 0
