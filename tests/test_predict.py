@@ -10,7 +10,8 @@ from patchgd_nb.datasets.digit_sums import DigitSumHead, stroke_backbone
 from patchgd_nb.datasets.ultramnist import UltraMNIST
 from patchgd_nb.experiment.evaluate import bootstrap_intervals, evaluate, held_out_metrics
 from patchgd_nb.experiment.predict import predict
-from patchgd_nb.experiment.rebuild import find_checkpoint, load_model, rebuild
+from patchgd_nb.experiment.rebuild import load_model, rebuild
+from patchgd_nb.training.checkpoint import find_checkpoint
 from patchgd_nb.experiment.result_table import ResultTable
 from patchgd_nb.experiment.run_gradients import read_run, rebuild_model
 from patchgd_nb.images.readers import write_pyramid

@@ -17,12 +17,16 @@ SETTINGS = 'fraction', 'accumulate', 'delay', 'watch'
 class Controls:
     "Flags that a page sets and a training loop looks at."
     def __init__(self):
-        self.paused = self.stopping = False
         self.delay = 0.             # seconds to wait after each inner iteration
         self.watch = ''             # name of the image to show; empty: the first of each batch
-        self.steps, self.until_batch = 0, False   # inner iterations to go on for although paused; to the batch's end
-        self.strategy = None        # whose settings can be changed
         self.on_wait = None         # called again and again while the loop waits
+        self.strategy: Strategy | None = None   # whose settings can be changed
+        self.reset()
+
+    def reset(self) -> None:
+        "No command holds: the run is over, and may go on later."
+        self.paused = self.stopping = False
+        self.steps, self.until_batch = 0, False   # inner iterations to go on for although paused; to the batch's end
 
     def do(self,
         what: str,  # one of `COMMANDS`

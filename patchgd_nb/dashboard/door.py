@@ -11,14 +11,16 @@ from collections.abc import Callable
 from pathlib import Path
 from threading import Thread
 from typing import Any
-import hashlib, json, os, shutil, socket, time, zlib
-import numpy as np, psutil
+import hashlib, json, os, shutil, time, zlib
+import numpy as np
 from IPython.display import display
+from ..base.lock import is_alive, this_process
 from ..training.frame_store import Frame
 from ..training.trace import Trace
 from .controls import COMMANDS, Controls
 from .frames import pack_frame, unpack_frame
 from .page import RunPage, Scales, curves_message, index_message, run_colours
+from .paper import run_film
 from .view import choose_view
 
 # %% ../../nbs/dashboard/door.ipynb #663b71d9
@@ -72,9 +74,9 @@ class RunDoor:
     ) -> None:
         "Write how the run is."
         frames = [f for f in trace.frames if f['id'] in self.written]
-        colours = {k: b64encode(v).decode() if isinstance(v, bytes) else v for k, v in run_colours(frames, 12).items()}
+        colours = {k: b64encode(v).decode() if isinstance(v, bytes) else v for k, v in run_colours(frames).items()}
         messages |= dict(index=index_message(frames), curves=curves_message(trace), scales=self.scales.values,
-                         colours=colours, pid=os.getpid(), host=socket.gethostname(), time=time.time())
+                         colours=colours, process=this_process(), time=time.time())
         _replace(self.folder / 'status.json', json.dumps(messages).encode())
 
     def take_commands(self,
@@ -144,7 +146,12 @@ class FolderSource:
     def patch(self, frame: Frame, row: int, col: int) -> tuple[np.ndarray | None, str]:
         return None, ''   # the page cuts it from the small picture
 
-    def film(self) -> bytes: raise ValueError('a film is made from the run itself: patchgd replay RUN --out run.gif')
+    def film(self) -> bytes:
+        trace = Trace()
+        for id, *_, name in self.read()['index']:
+            frame = self.frame(id)
+            if frame and frame['id'] == id: trace.add_frame(frame, self.picture(name))
+        return run_film(trace)
 
     def do(self, what: str) -> None: send_command(self.live, kind='do', what=what)
 
@@ -159,7 +166,7 @@ def status_of(
     "The status of a run as a watcher shows it: 'lost' where its process has gone without a word."
     status, silent = news['status'], time.time() - news['time']
     if status['state'] not in RUNNING: return status
-    if news['host'] == socket.gethostname() and not psutil.pid_exists(news['pid']):
+    if is_alive(news['process']) is False:
         return status | dict(state='lost', text='the process of this run has ended without a word', left='')
     if silent > 60 and status['state'] != 'paused': return status | dict(text=f'no news for {silent / 60:.0f} minutes')
     return status
@@ -207,7 +214,9 @@ class Watch:
         while True:
             try:
                 if not self.look(): return
-            except (OSError, ValueError) as e: self.errors[:] = [*self.errors[-99:], str(e)]
+            except (OSError, ValueError) as e:
+                self.errors[:] = [*self.errors[-99:], str(e)]
+                self.page.status = self.page.status | dict(alert=f'The folder cannot be read: {e}')
             time.sleep(self.every)
 
     def _ipython_display_(self):

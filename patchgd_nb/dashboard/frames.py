@@ -154,11 +154,13 @@ def unpack_frame(
 
 # %% ../../nbs/dashboard/frames.ipynb #c92ea2f6
 def fit_colours(
-    frames: Sequence[Frame],  # of one run; some of them will do
+    frames: Sequence[Frame],  # of one run
+    n: int = 24,              # how many of them are looked at, evenly spaced, the newest among them
 ) -> dict[str, Any] | None:   # `channels`, `mean` (C,), `basis` (C, 3), `scale` (3,); None where there is no latent yet
     "The projection of latents to three colours: .5 + .5 * (latent - mean) @ basis / scale, between 0 and 1."
     frames = [f for f in frames if f['channels'] and (f['state'] > 0).any()]
     if not frames: return None
+    frames = [frames[i] for i in np.unique(np.linspace(0, len(frames) - 1, n).astype(int))]
     frames = [f for f in frames if f['channels'] == frames[-1]['channels']]
     z = np.concatenate([cell_latents(f)[f['state'] > 0] for f in frames]).astype(np.float32)
     mean = z.mean(0)

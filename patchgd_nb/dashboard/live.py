@@ -13,8 +13,9 @@ import time
 import numpy as np, psutil, torch
 from IPython.display import HTML, display
 from torch import Tensor
+from ..base.untrusted import error_text
 from ..training.callback import Callback
-from ..training.description import images_taking_part
+from ..training.description import dataset_of, named_files
 from ..training.frame_store import Frame
 from ..training.loader import Batch
 from ..zblock import ZBlock
@@ -34,12 +35,12 @@ def _time_left(seconds):
     if seconds < 120: return f'{seconds:.0f} s left'
     return f'{seconds / 60:.0f} min left' if seconds < 7200 else f'{seconds / 3600:.1f} h left'
 
-def _sentence(error): return ' '.join(f'{type(error).__name__}: {error}'.split())[:300]
 
 def _state(trainer, controls, ended, found, known):
     "The state of a run in a word, and in a sentence."
     minutes = f'{trainer.epoch} epoch{"s" if trainer.epoch != 1 else ""}, {trainer.seconds:.0f} s of training'
-    if ended and trainer.error is not None: return 'failed', f'failed: {_sentence(trainer.error)}'
+    error = trainer.error
+    if ended and error is not None: return 'failed', f'failed: {type(error).__name__}: {error_text(error)}'
     if ended and trainer.progress < 1: return 'stopped', f'stopped after {minutes}'
     if ended: return 'finished', f'finished: {minutes}'
     if controls.stopping: return 'training', 'stops after this batch'
@@ -147,6 +148,7 @@ class RunViews:
         "Send a frame to the page and to the folder."
         if self.page:
             self.page.show_frame(frame)
+            if frame['held']: self.page.show_index(self.trainer.trace.frames)   # somebody may want to step back
             if not self.page.colours: self.page.show_colours([frame])
         if self.door: self.door.write_frame(self.trainer.trace, frame)
 
@@ -255,12 +257,13 @@ class PatchGDDashboard(RunViews, Callback):
     def _find_names(self):
         train = self.trainer.train
         if isinstance(train, (list, tuple)): names = [n for batch in train for n in Batch(*batch).names or ()]
-        else: names = [name for name, _ in images_taking_part(train=train)['train'] or []]
+        else: names = [name for name, _ in named_files(dataset_of(train)) or []]
         self.known = list(dict.fromkeys(map(str, names)))
 
     def _open_door(self):
         folder = str(self.trainer.checkpoints.folder)
         self.door = RunDoor(folder)
+        for frame in self.trainer.trace.frames: self.door.write_frame(self.trainer.trace, frame)   # of a resumed run
         if self.view == 'widgets': print(f'watch({folder!r}) shows this run in any other notebook')
 
     def on_inner(self, trainer: Any, j: int, loss: Tensor, cells: Tensor | None, Z: ZBlock) -> None:
@@ -292,6 +295,7 @@ class PatchGDDashboard(RunViews, Callback):
     def on_fit_end(self, trainer: Any) -> None:
         if self.view == 'off': return
         self.ended = True
+        self.controls.reset()
         self.safely(lambda: self.recorder.on_fit_end(trainer))
         if self.page: self.safely(lambda: self.page.show_colours(list(trainer.trace.frames)))
         self.safely(self.show_numbers)

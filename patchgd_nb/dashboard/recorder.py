@@ -148,7 +148,11 @@ class FrameRecorder(Callback):
             moment.number, moment.scores = moment.number - 1, result.scores[row]   # the batch has been counted
             self.latest = moment
             if self.held or self.limiter.due(): self.limiter.run(lambda: self.take(trainer, moment))
-        if self.latest is not None and self.latest.batch is batch: self.latest = self.latest.copy()
+        if self.latest is None: return
+        if self.latest.batch is batch: self.latest = self.latest.copy()
+        # the images of a batch that is over are let go; the watched one has its picture in the trace by now
+        elif image_name(self.latest.batch, self.latest.row) in trainer.trace.pictures:
+            self.latest.batch = self.latest.batch._replace(images=None)
 
     def on_fit_end(self, trainer: Any) -> None:
         frames = trainer.trace.frames
@@ -178,8 +182,8 @@ class FrameRecorder(Callback):
             epoch=moment.epoch, batch=moment.number, j=moment.j, steps=moment.steps, place=moment.place, name=name,
             loss=float(moment.loss), lr=moment.lr, true=describe_label(moment.batch.labels[moment.row]),
             whole=moment.z is None, held=self.held, **self._cells(trainer, moment, name))
-        image = moment.batch.images[moment.row]
-        trace.add_frame(frame, None if name in trace.pictures else thumbnail(image))
+        has_picture = name in trace.pictures or moment.batch.images is None
+        trace.add_frame(frame, None if has_picture else thumbnail(moment.batch.images[moment.row]))
         if self.on_frame: self.on_frame(trainer, frame)
         return frame
 

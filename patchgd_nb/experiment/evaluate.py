@@ -16,8 +16,7 @@ from torchmetrics.classification import MulticlassAUROC, MulticlassRecall
 from ..base.files import write_atomic
 from .image_list import list_images
 from .predict import predict
-from .rebuild import find_checkpoint
-from ..training.checkpoint import Checkpoint
+from ..training.checkpoint import Checkpoint, find_checkpoint
 from ..training.description import fingerprints
 from ..training.metrics import classification_metrics, measured_numbers
 

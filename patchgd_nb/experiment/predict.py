@@ -22,7 +22,8 @@ from ..dashboard.frames import contributions
 from ..datasets.ultramnist import UltraMNIST
 from .contribution_map import draw_map
 from .image_list import list_images, name_problem
-from .rebuild import find_checkpoint, rebuild
+from ..training.checkpoint import find_checkpoint
+from .rebuild import rebuild
 from .result_table import ResultTable
 from ..images.canvas import Canvas
 from ..images.readers import clear_caches, open_image

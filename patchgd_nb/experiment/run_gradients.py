@@ -19,7 +19,7 @@ from ..datasets.panda import make_mini_panda, read_panda
 from ..datasets.ultramnist import UltraMNIST, make_ultramnist, read_ultramnist
 from . import parameters
 from .gradients import GradientReport, check_gradients, still_copy
-from .rebuild import find_checkpoint, rebuild
+from .rebuild import rebuild
 from .step_recorder import record_step
 from ..images.slides import SlideDataset, collate
 from ..memory import forward_bytes
@@ -27,7 +27,7 @@ from ..model import PatchModel
 from ..patches import PatchGrid
 from ..sampler import CoverSampler, UniformSampler, WeightedSampler
 from ..strategy import CarryPatchGD, ExactPatchGD, GradientDescent, PatchGD, Strategy
-from ..training.checkpoint import Checkpoint
+from ..training.checkpoint import Checkpoint, find_checkpoint
 from ..training.loader import Batch
 from ..training.zbank import ZBank
 

@@ -61,7 +61,7 @@ class FrameStore(Sequence):
         places = np.array([f['place'] for f in self.frames], float)
         gaps = places[2:] - places[:-2]   # of all but the first and the last
         kept = np.array([self._is_kept(f) for f in self.frames[1:-1]])
-        if kept.sum() < self.max_frames // 2 and not kept.all(): gaps[kept] = np.inf
+        if kept.sum() < len(self) // 2: gaps[kept] = np.inf
         i = 1 + int(gaps.argmin())
         self.bytes -= frame_bytes(self.frames[i])
         return self.frames.pop(i)
