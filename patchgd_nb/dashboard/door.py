@@ -70,11 +70,12 @@ class RunDoor:
 
     def write_status(self,
         trace: Trace,      # of the run
+        colours: dict[str, Any],   # from `run_colours`
         **messages: Any,   # `about`, `status`, `settings`
     ) -> None:
         "Write how the run is."
         frames = [f for f in trace.frames if f['id'] in self.written]
-        colours = {k: b64encode(v).decode() if isinstance(v, bytes) else v for k, v in run_colours(frames).items()}
+        colours = {k: b64encode(v).decode() if isinstance(v, bytes) else v for k, v in colours.items()}
         messages |= dict(index=index_message(frames), curves=curves_message(trace), scales=self.scales.values,
                          colours=colours, process=this_process(), time=time.time())
         _replace(self.folder / 'status.json', json.dumps(messages).encode())

@@ -24,7 +24,7 @@ from .busy_kernel import answer_while_busy, enable_events_while_busy
 from .controls import Controls
 from .door import RunDoor
 from .frames import image_name
-from .page import RunPage, TraceSource, about_message
+from .page import RunPage, TraceSource, about_message, run_colours
 from .paper import run_pictures
 from .recorder import FrameRecorder, RateLimiter
 from .player import Replay
@@ -135,7 +135,7 @@ class RunViews:
         self.view, self.budget = choose_view(view), budget
         self.safely, self.controls = ErrorLog(), Controls()
         self.trainer = self.recorder = self.page = self.door = None
-        self.ended = self.holds = False   # `fit` is over; the run is paused
+        self.ended, self.holds, self.colours = False, False, {}   # `fit` is over; it is paused; see `run_colours`
         self.known, self.memory, self.saved = [], None, None   # names of images; GiB; when a checkpoint was written
         self.safely.on_error = lambda text: self.show_status()
 
@@ -149,8 +149,13 @@ class RunViews:
         if self.page:
             self.page.show_frame(frame)
             if frame['held']: self.page.show_index(self.trainer.trace.frames)   # somebody may want to step back
-            if not self.page.colours: self.page.show_colours([frame])
+        if not self.colours: self.fit_colours()
         if self.door: self.door.write_frame(self.trainer.trace, frame)
+
+    def fit_colours(self) -> None:
+        "Fit the colours of Z anew, for all frames."
+        self.colours = run_colours(self.trainer.trace.frames)
+        if self.page: self.page.colours = self.colours
 
     def status(self) -> dict[str, Any]:
         "How the run is."
@@ -177,7 +182,8 @@ class RunViews:
             self.show_status()
         if self.door:
             about = about_message(self.trainer.model, self.trainer.strategy)
-            self.door.write_status(self.trainer.trace, about=about, status=self.status(), settings=self.settings())
+            self.door.write_status(self.trainer.trace, self.colours, about=about, status=self.status(),
+                                   settings=self.settings())
 
     def do(self,
         what: str,  # see `Controls.do`
@@ -215,7 +221,8 @@ class PatchGDDashboard(RunViews, Callback):
         super().__init__(view, budget)
         self.auto, self.placed, self.handle = view == 'auto', False, None   # placed: on a page before training began
         self.recorder = FrameRecorder(watch, .7 * share)
-        self.numbers = RateLimiter(.3 * share, every=.5)   # when state and curves are sent
+        self.numbers = RateLimiter(.2 * share, every=.5)   # when state and curves are sent
+        self.fits = RateLimiter(.1 * share, every=5, lively=0)   # when colours are fitted anew, at the end of an epoch
         self.controls.watch, self.controls.on_wait = str(watch or ''), lambda: self.safely(self.look)
         self.recorder.on_frame = lambda trainer, frame: self.safely(lambda: self.show_frame(frame))
 
@@ -241,7 +248,8 @@ class PatchGDDashboard(RunViews, Callback):
         "Show the run that begins, on a page of its own unless it was placed on one."
         t, placed, self.placed = self.trainer, self.placed, False
         if not placed: self._make_page()
-        self.page.source, self.page.about = LiveSource(t), about_message(t.model, t.strategy)
+        self.page.source, self.page.colours = LiveSource(t), self.colours
+        self.page.about = about_message(t.model, t.strategy)
         if not placed: self.handle = display(self.page, display_id=True)
 
     def on_fit_start(self, trainer: Any) -> None:
@@ -290,14 +298,14 @@ class PatchGDDashboard(RunViews, Callback):
             values = ', '.join(f'{name} {value:.3f}' for name, value in metrics.items())
             print(f'epoch {trainer.epoch}: {values}, {trainer.seconds:.0f} s of training')
         self.saved = time.time() if trainer.checkpoints else None
-        if self.page: self.safely(lambda: self.page.show_colours(list(trainer.trace.frames)))
+        if self.fits.due(): self.fits.run(lambda: self.safely(self.fit_colours))
 
     def on_fit_end(self, trainer: Any) -> None:
         if self.view == 'off': return
         self.ended = True
         self.controls.reset()
         self.safely(lambda: self.recorder.on_fit_end(trainer))
-        if self.page: self.safely(lambda: self.page.show_colours(list(trainer.trace.frames)))
+        self.safely(self.fit_colours)
         self.safely(self.show_numbers)
         if self.view == 'static' and trainer.trace.inner:
             self.safely(lambda: display(*run_pictures(trainer.trace)))

@@ -164,11 +164,6 @@ class RunPage(anywidget.AnyWidget):
         "Send which frames there are."
         self.index = index_message(frames)
 
-    def show_colours(self,
-        frames: list[Frame],  # of the run so far
-    ) -> None:
-        "Fit the colours of Z anew, for all frames."
-        self.colours = run_colours(frames)
 
     def answer(self,
         message: dict[str, Any],  # from the page: `kind`, and what belongs to it
