@@ -50,10 +50,10 @@ class FigurePicture:
 def picture(
     figure: 'Figure',      # of matplotlib
     alt: str,              # what it shows, in words
-    format: str = 'svg',   # 'svg' for curves and drawings, 'jpeg' for tissue and photographs, 'png' for few flat colours
+    format: str = 'svg',   # 'svg' for curves and drawings, 'jpeg' for tissue, 'png' for few flat colours
     width: int = 960,      # pixels on the page
 ) -> FigurePicture:
-    "A figure to be displayed at the end of a cell, white behind, with a text; it is closed, so that it is not shown twice."
+    "A figure at the end of a cell, white behind, with a text; it is closed, so that it is not shown twice."
     import matplotlib, matplotlib.pyplot as plt
     out = BytesIO()
     options = dict(pil_kwargs=dict(quality=82)) if format == 'jpeg' else {}
