@@ -334,6 +334,22 @@ def test_a_misspelt_image_is_said_with_the_nearest_names():
     assert {s[0] for s in seen} == {'training', 'elsewhere'} and any('im5 is not in this batch' in s[1] for s in seen)
 
 
+def test_a_page_says_when_it_measures():
+    class Look(Callback):
+        def on_batch_end(self, trainer, result): seen.append(said(dash))
+        def on_epoch_end(self, trainer, metrics): seen.append(said(dash))
+    seen, dash = [], shown()
+    train(PatchGrid(48, 8), PatchGD(CoverSampler(1 / 4)), [dash, Look()], epochs=1)
+    assert [s[1] for s in seen[-2:]] == ['measures on the validation images', 'training'], seen
+
+
+def test_counts_of_a_few_images_are_kept(monkeypatch):
+    monkeypatch.setattr(FrameRecorder, 'COUNTED', 3)
+    recorder = FrameRecorder()
+    train(PatchGrid(48, 8), PatchGD(CoverSampler(1 / 4)), [recorder])
+    assert len(recorder.times) == 3
+
+
 def test_another_image_can_be_chosen_while_it_runs():
     class Choose(Callback):
         def on_epoch_start(self, trainer):

@@ -1,7 +1,7 @@
 "The dashboard in a real JupyterLab and a real browser: what a person sees, while it trains, after a reload, in another tab, without a kernel."
-import json, time
+import itertools, json, time
 from pathlib import Path
-import nbformat, pytest
+import nbformat, numpy as np, pytest
 
 pytestmark = pytest.mark.browser
 TOP = Path(__file__).resolve().parent.parent
@@ -38,6 +38,29 @@ class Note(Callback):
         time.sleep(self.wait)
 '''
 RUN = 'dash = PatchGDDashboard(watch="slide 0")\nrun = train(dash, 128, 1000, Note(dash), checkpoint="runs/a")'
+
+LAZY = '''
+import tifffile
+from patchgd_nb.datasets.biopsy import draw_biopsy
+from patchgd_nb.images import open_image
+from patchgd_nb.images.canvas import Canvas, content_share
+tifffile.imwrite('core.tiff', draw_biopsy(3, 3, 4).pixels, tile=(256, 256), photometric='rgb')
+grid = PatchGrid(1024, 64)
+canvas = Canvas(open_image('core.tiff'), 1024)
+batch = [canvas], torch.tensor([1]), content_share(canvas, grid)[None], ['core of 3+4']
+model = PatchModel('test_resnet', grid, 2, latent_dim=16, head='smaller')
+Trainer(model, PatchGD(CoverSampler(1/8)), [batch], [batch], epochs=2, callbacks=[PatchGDDashboard()], device='cpu', progress=False).fit()
+'''
+PINK = '''c => { const d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data; let n = 0;
+    for (let i = 0; i < d.length; i += 4) n += d[i] - d[i + 1] > 40 && d[i + 2] - d[i + 1] > 15 && d[i] > 120; return n; }'''
+
+
+def grey_legend(view):
+    "What the legend of the image says, and how it draws it, without colours."
+    found = view.locator('.legend.of-image').evaluate('''e => [...e.querySelectorAll('canvas')].map(c => [c.parentElement.textContent.trim(), [c.width, c.height],
+        [...c.getContext('2d').getImageData(0, 0, c.width, c.height).data]])''')
+    pixels = {name: np.array(values, float).reshape(size[1], size[0], 4) for name, size, values in found}
+    return {name: (p[..., :3] * p[..., 3:] / 255 + 255 - p[..., 3:]) @ [.299, .587, .114] for name, p in pixels.items()}
 
 
 def notebook(*cells): return nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in cells], metadata={'kernelspec': {'display_name': 'python3', 'language': 'python', 'name': 'python3'}})
@@ -283,18 +306,22 @@ def test_every_strategy_a_failing_run_and_two_at_once(lab, page):
              'train(PatchGDDashboard(), 128, 1, strategy=GradientDescent())',
              'class Fails(Callback):\n    def on_epoch_end(self, trainer, metrics): raise RuntimeError("somebody pulled <the> plug")\ntry: train(PatchGDDashboard(), 128, 2, Fails())\nexcept RuntimeError: pass',
              'train(PatchGDDashboard(watch="slied 2"), 128, 1)',
-             'dash = PatchGDDashboard()\ntrain(dash, 1024, 1)\nprint(dash.errors)']
+             'dash = PatchGDDashboard()\ntrain(dash, 1024, 1)\nprint(dash.errors)', LAZY]
     room = Room(lab, page, 'each.ipynb', *cells)
     assert lab.finished(page, 400) == []
     views = page.locator('.patchgd-run')
-    room.until(lambda: views.count() == 6, 60, 'six views')
-    exact, carry, whole, failed, misspelt, large = (views.nth(i) for i in range(6))
+    room.until(lambda: views.count() == 7, 60, 'seven views')
+    exact, carry, whole, failed, misspelt, large, lazy = (views.nth(i) for i in range(7))
     text = lambda view, part: view.locator(part).first.text_content()   # JupyterLab hides cells that are off the screen
-    for view in (exact, carry, whole, large): assert text(view, '.status').startswith('finished')
+    for view in (exact, carry, whole, large, lazy): assert text(view, '.status').startswith('finished')
     carry.scroll_into_view_if_needed()
     carry.locator('.slider').focus()
     page.keyboard.press('End')
     room.until(lambda: 'carried' in text(carry, '.legend.of-image'), 30, 'the legend of carried cells')
+    # without colours the states are told apart, too: what the legend draws is drawn by what draws the panels
+    drawn = grey_legend(carry)
+    assert {'sampled now', 'refreshed', 'filled', 'carried', 'blank'} <= set(drawn), set(drawn)
+    for a, b in itertools.combinations(drawn, 2): assert (np.abs(drawn[a] - drawn[b]) > 50).mean() > .04, (a, b)
     whole.scroll_into_view_if_needed()
     assert 'there is no Z' in text(whole, '.veil.of-z') and 'predicted' in text(whole, '.verdict')
     assert text(failed, '.status') == 'failed: RuntimeError: somebody pulled <the> plug' and 'epoch 1' in text(failed, '.where')
@@ -304,6 +331,10 @@ def test_every_strategy_a_failing_run_and_two_at_once(lab, page):
     for _ in range(6): page.keyboard.press('ArrowLeft')
     page.wait_for_timeout(500)
     assert float(large.get_attribute('data-ms')) < 100
+    # a slide that is read from its file while it trains: its picture, and the pixels of a patch
+    lazy.scroll_into_view_if_needed()
+    room.until(lambda: lazy.locator('canvas.image').evaluate(PINK) > 200, 30, 'tissue')
+    assert 'core of 3+4' in text(lazy, 'select.watch') and 'true 1' in text(lazy, '.verdict')
     room.shot('each')
 
 

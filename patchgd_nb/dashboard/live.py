@@ -51,7 +51,8 @@ def _state(trainer, controls, ended, found, known):
             near = get_close_matches(controls.watch, known, 3) or list(known)[:3]
             return 'elsewhere', f'no image is called {controls.watch!r}: did you mean {", ".join(near)}?'
         return 'elsewhere', f'{controls.watch} is not in this batch'
-    return 'training', 'training'
+    measures = trainer.valid is not None and trainer.batch >= trainer.epoch_batches
+    return 'training', 'measures on the validation images' if measures else 'training'
 
 def memory_now(
     device: torch.device,          # where the model is trained
@@ -223,6 +224,7 @@ class PatchGDDashboard(RunViews, Callback):
         self.recorder = FrameRecorder(watch, .7 * share)
         self.numbers = RateLimiter(.2 * share, every=.5)   # when state and curves are sent
         self.fits = RateLimiter(.1 * share, every=5, lively=0)   # when colours are fitted anew, at the end of an epoch
+        self.validation, self.epoch_over = np.inf, 0.   # seconds that the last one took; when the last batch was over
         self.controls.watch, self.controls.on_wait = str(watch or ''), lambda: self.safely(self.look)
         self.recorder.on_frame = lambda trainer, frame: self.safely(lambda: self.show_frame(frame))
 
@@ -291,9 +293,14 @@ class PatchGDDashboard(RunViews, Callback):
         names = [str(n) for n in trainer.current.names or () if len(self.known) < 300]
         self.known += [n for n in names if n not in self.known]
         if self.numbers.due(): self.numbers.run(lambda: self.safely(self.show_numbers))
+        self.epoch_over = time.perf_counter()
+        # validation follows; unless it is short, the page says so
+        if trainer.batch >= trainer.epoch_batches and self.validation > 1: self.safely(self.show_status)
 
     def on_epoch_end(self, trainer: Any, metrics: dict[str, float]) -> None:
         if self.view == 'off': return
+        if self.validation > 1: self.safely(self.show_status)
+        self.validation = time.perf_counter() - self.epoch_over
         if self.view in ('text', 'static'):
             values = ', '.join(f'{name} {value:.3f}' for name, value in metrics.items())
             print(f'epoch {trainer.epoch}: {values}, {trainer.seconds:.0f} s of training')

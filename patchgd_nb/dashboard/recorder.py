@@ -81,7 +81,7 @@ class Moment:
     epoch: int             # number of the epoch, from 0
     number: int            # number of the batch in it, from 0
     j: int                 # inner iteration in the batch, from 0
-    steps: int             # inner iterations of the batch, as far as known
+    steps: int             # inner iterations of the batch, as many as the last had; 0 in the first batch
     place: int             # number of the inner iteration in the run
     loss: Any              # of the inner iteration: a number, or a tensor with one
     lr: float              # learning rate
@@ -115,6 +115,7 @@ def describe_scores(
 # %% ../../nbs/dashboard/recorder.ipynb #8a02db20
 class FrameRecorder(Callback):
     "Takes frames of one image of each batch into the run's trace, at a small share of the time."
+    COUNTED = 500   # images, the last ones seen, for which it is counted how often each patch was sampled
     def __init__(self,
         name: str | None = None,  # which image to watch; the first of each batch unless given
         share: float = .015,      # of the time that taking and showing frames may cost
@@ -169,7 +170,7 @@ class FrameRecorder(Callback):
 
     def _moment(self, trainer, row, j, loss, done=0):
         return Moment(
-            trainer.current, row, trainer.epoch, trainer.batch, j, max(self.steps, j + 1),
+            trainer.current, row, trainer.epoch, trainer.batch, j, max(self.steps, j + 1) if self.steps else 0,
             len(trainer.trace.inner) + j - done, loss, trainer.optimizer.param_groups[0]['lr'], self.sampled)
 
     def take(self,
@@ -214,5 +215,8 @@ class FrameRecorder(Callback):
     def _count_samples(self, n_cells):
         for name, row, cells in self.pending:
             patches = cells[cells[:, 0] == row, 1].cpu().numpy()
-            np.add.at(self.times.setdefault(name, np.zeros(n_cells, np.int32)), patches, 1)
+            times = self.times.pop(name, None)   # put back at the end: the images seen last
+            self.times[name] = np.zeros(n_cells, np.int32) if times is None else times
+            np.add.at(self.times[name], patches, 1)
+            if len(self.times) > self.COUNTED: del self.times[next(iter(self.times))]
         self.pending.clear()

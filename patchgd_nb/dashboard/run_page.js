@@ -288,7 +288,7 @@ function showLegend(page, name, shown, entries) {
 }
 
 function whereOf({epoch, batch, j, steps}) {
-  return `epoch ${epoch + 1}, batch ${batch + 1}, inner ${j + 1} of ${steps}`;
+  return `epoch ${epoch + 1}, batch ${batch + 1}, inner ${j + 1}${steps ? ` of ${steps}` : ''}`;
 }
 
 // ---- one patch: under the mouse, else pinned, else the first that is sampled now ----
