@@ -2,7 +2,7 @@
 // `view` says which part of the grid is seen: `x`, `y` (left upper corner, in cells), `scale` (pixels of the page
 // along a cell's width) and `tall` (a cell's height as a multiple of its width).
 
-const WASH = [140, 144, 152, 165];   // over blank cells of the image
+const WASH = [150, 154, 162, 120];   // over blank cells of the image
 const BLANK = 0, CARRIED = 2, REFRESHED = 3, SAMPLED = 4;   // states of a cell, as `about.states` counts them
 
 // ---- unpacking ----
@@ -192,9 +192,16 @@ function drawCarried(context, frame, view) {
   context.stroke(path);
 }
 
-// How the cells stand: blank under a flat grey, carried with a dot, refreshed hatched, filled as the image is
-function drawStates(context, frame, view) {
+// Blank cells are washed out and cross-hatched, as they are in Z: told apart from pale tissue without colours, too
+function drawBlank(context, frame, view) {
   drawPixels(context, frame, view, k => frame.state[k] == BLANK ? WASH : [0, 0, 0, 0]);
+  context.fillStyle = hatching(context, view, '#85898f', 'rgba(0,0,0,0)', 'rgba(0,0,0,0)', true);
+  context.fill(cellsIn(BLANK, frame, view));
+}
+
+// How the cells stand: blank washed out, carried with a dot, refreshed hatched, filled as the image is
+function drawStates(context, frame, view) {
+  drawBlank(context, frame, view);
   context.fillStyle = hatching(context, view, '#00466b', 'rgba(255,255,255,.9)', 'rgba(0,0,0,0)');
   context.fill(cellsIn(REFRESHED, frame, view));
   drawCarried(context, frame, view);
@@ -203,7 +210,7 @@ function drawStates(context, frame, view) {
 // An amount on the image: a square in each cell, so that its colour is the legend's and the image shows around it
 function drawAmount(context, frame, view, name, look) {
   const paint = paintOf(frame, name, look), margin = view.scale < 10 ? 0 : view.scale / 6;
-  drawPixels(context, frame, view, k => frame.state[k] == BLANK ? WASH : [0, 0, 0, 0]);
+  drawBlank(context, frame, view);
   for (let k = 0; k < frame.state.length; k++) {
     if (frame.state[k] == BLANK) continue;
     const [x, y, width, height] = boxOf(k, frame.cols, view);
