@@ -125,7 +125,7 @@ def _written(folder):
             except OSError: pass
     return total
 
-# %% ../../nbs/course/sandbox.ipynb #1409d828
+# %% ../../nbs/course/sandbox.ipynb #edfc78d8
 def _exceeded(limits, before, start, scratch, look_at_files):
     "Which limit is exceeded, in a sentence; empty if none is."
     processes = _descendants(before)
@@ -151,7 +151,7 @@ def run_watched(
     end: Sequence[str] = (),  # a command that ends it as well: of a container, say
 ) -> tuple[str, str]:         # what it printed; the limit it exceeded, in a sentence, or nothing
     "Run a command until it ends or exceeds a limit; afterwards nothing that it started is left."
-    scratch, reason = Path(scratch), ''
+    scratch, reason, ended = Path(scratch), '', False
     (scratch / 'given').write_text(given)
     before = set(psutil.Process().children(recursive=True))
     _subreaper(True)
@@ -164,11 +164,13 @@ def run_watched(
             while not reason:
                 try: process.wait(.1)
                 except subprocess.TimeoutExpired: pass
-                else: break
+                else:
+                    ended = True
+                    break
                 looks += 1
                 reason = _exceeded(limits, before, start, scratch, looks % 10 == 0)
     finally:
-        if end and reason: subprocess.run(end, capture_output=True, timeout=60)
+        if end and not ended: subprocess.run(end, capture_output=True, timeout=60)
         _end(before)
         _subreaper(False)
     with open(scratch / 'printed', errors='replace') as file: return file.read(2 ** 24), reason

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['BEGIN', 'END', 'FUNCTIONS', 'HEADING', 'HINT', 'source_of', 'parse_cell', 'make_stub', 'show_solution', 'Exercise',
-           'module_of', 'read_exercises', 'student_version', 'read_notebook', 'has_exercises', 'exercise_notebooks',
-           'copy_course']
+           'module_of', 'read_exercises', 'student_version', 'parse_notebook', 'read_notebook', 'has_exercises',
+           'exercise_notebooks', 'copy_course']
 
 # %% ../../nbs/course/student.ipynb #2c5b04c1
 from collections.abc import Iterator, Sequence
@@ -240,19 +240,26 @@ def student_version(
     return deepcopy({k: v for k, v in nb.items() if k != 'cells'}) | dict(
         cells=cells, metadata=deepcopy(nb['metadata']) | dict(patchgd=about))
 
-# %% ../../nbs/course/student.ipynb #f1c38d41
-def read_notebook(
-    path: str | Path,
+# %% ../../nbs/course/student.ipynb #d6b45499
+def parse_notebook(
+    data: bytes,   # of a file
+    name: str,     # for what is said of it
 ) -> dict:
-    "A notebook from its file; a ValueError for any other file."
+    "A notebook from the content of its file; a ValueError for any other content."
     try:
-        nb = json.loads(Path(path).read_text(encoding='utf-8'))
+        nb = json.loads(data)
         for cell in nb['cells']: source_of(cell), cell['cell_type'], cell['metadata'].get('tags')
         if not isinstance(nb['metadata'], dict): raise TypeError('metadata is no table')
         return nb
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
-        raise ValueError(f'{path} cannot be read as a notebook ({type(e).__name__}: {str(e)[:100]}): '
+        raise ValueError(f'{name} cannot be read as a notebook ({type(e).__name__}: {str(e)[:100]}): '
                          'save it in JupyterLab.') from None
+
+def read_notebook(
+    path: str | Path,
+) -> dict:
+    "A notebook from its file; a ValueError for any other file."
+    return parse_notebook(Path(path).read_bytes(), str(path))
 
 def has_exercises(
     nb: dict,  # a notebook
@@ -272,7 +279,7 @@ def exercise_notebooks(
 def _student_file(file, data):
     "What students get of a file of the library."
     if file.suffix != '.ipynb' or b'### Exercise' not in data: return data
-    nb = json.loads(data)
+    nb = parse_notebook(data, str(file))
     if not has_exercises(nb): return data
     return (json.dumps(student_version(nb, file.as_posix()), indent=1, ensure_ascii=False) + '\n').encode()
 
