@@ -17,7 +17,7 @@ import ast, json, re
 import patchgd_nb
 from ..experiment.notebooks import copy_notebooks
 
-# %% ../../nbs/course/student.ipynb #355d74ef
+# %% ../../nbs/course/student.ipynb #1300e113
 BEGIN, END = '# BEGIN SOLUTION', '# END SOLUTION'
 
 def source_of(
@@ -29,9 +29,9 @@ def source_of(
 def parse_cell(
     source: str,  # of a code cell
 ) -> ast.Module:  # empty for a cell of another language
-    "The syntax tree of a cell; magics and shell commands count as `pass`."
+    "The syntax tree of a cell; magics, shell commands and questions (`f??`) count as `pass`."
     if source.startswith('%%'): return ast.parse('')
-    return ast.parse(re.sub(r'(?m)^(\s*)[%!].*$', r'\1pass', source))
+    return ast.parse(re.sub(r'(?m)^(\s*)([%!?].*|[\w.]+\?{1,2}\s*)$', r'\1pass', source))
 
 def _blocks(source):
     "(line of BEGIN, line of END) of each solution in a cell, counted from 0."
@@ -213,13 +213,16 @@ def _solution_cell(exercise, source):
     cell_id = sha256(f'solution {exercise.number}'.encode()).hexdigest()[:8]
     return dict(cell_type='markdown', id=cell_id, metadata={}, source=folded)
 
-# %% ../../nbs/course/student.ipynb #72729543
+# %% ../../nbs/course/student.ipynb #1753532f
 def student_version(
     nb: dict,          # the lecturer's notebook
     name: str = '',    # its path among the notebooks, 'course/4_algorithm.ipynb'; the grader finds it by that
 ) -> dict:
     "The notebook that students get; a ValueError says where an exercise leaves the format."
     exercises = read_exercises(nb, name or 'the notebook')
+    for i, cell in enumerate(nb['cells']):
+        try: cell['cell_type'] != 'code' or parse_cell(source_of(cell))
+        except SyntaxError as e: raise ValueError(f'cell {i} of {name or "the notebook"} is no Python: {e.msg}.') from None
     parts = {i: (e, part) for e in exercises
              for part, i in (('answer', e.solution), ('check', e.check), ('hint', e.hint))}
     first, cells = min((e.heading for e in exercises), default=len(nb['cells'])), []
