@@ -213,7 +213,7 @@ def _solution_cell(exercise, source):
     cell_id = sha256(f'solution {exercise.number}'.encode()).hexdigest()[:8]
     return dict(cell_type='markdown', id=cell_id, metadata={}, source=folded)
 
-# %% ../../nbs/course/student.ipynb #1753532f
+# %% ../../nbs/course/student.ipynb #a09d981e
 def student_version(
     nb: dict,          # the lecturer's notebook
     name: str = '',    # its path among the notebooks, 'course/4_algorithm.ipynb'; the grader finds it by that
@@ -222,7 +222,8 @@ def student_version(
     exercises = read_exercises(nb, name or 'the notebook')
     for i, cell in enumerate(nb['cells']):
         try: cell['cell_type'] != 'code' or parse_cell(source_of(cell))
-        except SyntaxError as e: raise ValueError(f'cell {i} of {name or "the notebook"} is no Python: {e.msg}.') from None
+        except SyntaxError as e:
+            raise ValueError(f'cell {i} of {name or "the notebook"} is no Python: {e.msg}.') from None
     parts = {i: (e, part) for e in exercises
              for part, i in (('answer', e.solution), ('check', e.check), ('hint', e.hint))}
     first, cells = min((e.heading for e in exercises), default=len(nb['cells'])), []
