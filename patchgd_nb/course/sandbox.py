@@ -181,7 +181,7 @@ def run_watched(
         _subreaper(False)
     with open(scratch / 'printed', errors='replace') as file: return file.read(2 ** 24), reason
 
-# %% ../../nbs/course/sandbox.ipynb #7aa581cd
+# %% ../../nbs/course/sandbox.ipynb #4966fe4b
 def container_command(
     engine: str,      # 'docker' or 'podman'
     image: str,       # with this library in it
@@ -192,7 +192,8 @@ def container_command(
     "The command that runs another one in a container."
     size, user = limits.written // 2, os.getuid() or 65534
     return [engine, 'run', '--rm', '--interactive', '--name', name, '--network', 'none', '--read-only',
-            '--memory', str(limits.memory), '--memory-swap', str(limits.memory), '--cpus', str(min(2, os.cpu_count() or 1)),
+            '--memory', str(limits.memory), '--memory-swap', str(limits.memory),
+            '--cpus', str(min(2, os.cpu_count() or 1)),
             '--pids-limit', str(16 * limits.processes), '--cap-drop', 'ALL', '--security-opt', 'no-new-privileges',
             '--user', f'{user}:{user}', '--ulimit', f'cpu={int(limits.seconds) + 10}', '--ulimit', 'core=0',
             '--ulimit', f'fsize={limits.written}', '--tmpfs', f'/tmp:rw,exec,size={size},mode=1777',
