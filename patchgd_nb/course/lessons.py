@@ -46,7 +46,7 @@ def check_tissue_share(share):
     "Share of dark pixels of each patch, in the grid's order."
     pixels = np.full((64, 96, 3), 255, np.uint8)
     pixels[:16, 64:96] = 120              # the upper half of patch 2 of 2 x 3
-    pixels[32:64, 32:64] = 250, 90, 250   # patch 4, dark in one channel
+    pixels[32:64, 32:64] = 250, 120, 250  # patch 4, dark in one channel
     result = torch.as_tensor(share(pixels.copy(), 32)).float()
     yield 'one number for each patch', result.shape == (6,), f'The result has the shape {tuple(result.shape)}: give (K,).'
     yield 'glass has none', bool((result[[0, 1, 3, 5]] == 0).all()) or result.argmax().item() not in (2, 4), \
