@@ -15,20 +15,24 @@ if TYPE_CHECKING:   # the library imports matplotlib only when something is draw
 
 # %% ../../nbs/base/drawings.ipynb #1bac44cb
 EMPTY, KEPT, FRESH = range(3)
-LOOKS = {EMPTY: dict(fc='white', ec='0.6', hatch='////'), KEPT: dict(fc='#a9c3de', ec='white'),
+LOOKS = {EMPTY: dict(fc='0.97', ec='0.8', hatch='///'), KEPT: dict(fc='#a9c3de', ec='white'),
          FRESH: dict(fc='#d55e00', ec='white')}
 
 def draw_cells(
     ax: 'Axes',
-    state: np.ndarray,             # (m, n) of EMPTY, KEPT and FRESH
-    corner: tuple[float, float],   # (x, y) of the upper left corner
-    side: float,                   # of a cell, in the units of the axes
+    state: np.ndarray,                # (m, n) of EMPTY, KEPT and FRESH
+    corner: tuple[float, float],      # (x, y) of the upper left corner
+    side: float,                      # of a cell, in the units of the axes
+    where: np.ndarray | None = None,  # (m, n) bool: cells to draw; all unless given
+    outline: bool = False,            # only their outline, in the colour of their state
 ) -> None:
     "Draw the cells of Z as small squares, row 0 at the top."
     from matplotlib.patches import Rectangle
     x, y = corner
     for (row, col), s in np.ndenumerate(state):
-        ax.add_patch(Rectangle((x + col * side, y - (row + 1) * side), side, side, lw=.8, **LOOKS[int(s)]))
+        if where is not None and not where[row, col]: continue
+        look = dict(fc='none', ec=LOOKS[int(s)]['fc'], lw=1.6) if outline else dict(lw=.8, **LOOKS[int(s)])
+        ax.add_patch(Rectangle((x + col * side, y - (row + 1) * side), side, side, **look))
 
 # %% ../../nbs/base/drawings.ipynb #9f936ee2
 LANES = ['sampler', 'backbone f', 'Z', 'head g', 'optimizer']
