@@ -3,14 +3,15 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: help install train test test-notebooks slow lab readme clean
+.PHONY: help install train test test-notebooks slow lab edit readme clean
 
 help:
 	@echo "make train   train on the embedded cohort, about 10 minutes on two quiet CPU cores; leaves runs/train_panda.ipynb"
 	@echo "make test    the whole test suite"
 	@echo "make test-notebooks  the course, every exercise, every lesson from the wheel alone, the studies as trials"
 	@echo "make slow    the tests that take longer"
-	@echo "make lab     open the first lesson in JupyterLab"
+	@echo "make lab     copy the lessons into lessons/, exercises unsolved, and open the first one in JupyterLab"
+	@echo "make edit    open the notebooks themselves, for contributors"
 	@echo "make readme  write README.md from nbs/index.ipynb"
 	@echo "make clean   strip the notebooks of what a commit should not hold, and export the modules"
 
@@ -38,6 +39,10 @@ slow: $(INSTALLED)
 	$(BIN)/python -m pytest tests -m slow
 
 lab: $(INSTALLED)
+	$(BIN)/patchgd copy lessons
+	$(BIN)/jupyter lab --ip=127.0.0.1 $(if $(filter 0,$(shell id -u)),--allow-root) lessons/00_patches.ipynb
+
+edit: $(INSTALLED)
 	$(BIN)/jupyter lab --ip=127.0.0.1 $(if $(filter 0,$(shell id -u)),--allow-root) nbs/00_patches.ipynb
 
 readme: $(INSTALLED)
