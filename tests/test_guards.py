@@ -11,7 +11,7 @@ WIDTH, CLASS_LINES = 120, 90
 MODULES = sorted(p for p in PACKAGE.rglob('*.py') if p.name not in ('_modidx.py', '__init__.py'))
 NOTEBOOKS = sorted(p for p in (TOP / 'nbs').rglob('*.ipynb') if '.ipynb_checkpoints' not in p.parts)
 LESSONS = [p for p in NOTEBOOKS if re.match(r'\d\d_', p.name) and p.parent.name == 'nbs']
-WINGS_BELOW, WINGS_ABOVE = ['base', 'training', 'images', 'datasets'], ['dashboard', 'experiment']   # the lessons stand between them
+WINGS_BELOW, WINGS_ABOVE = ['base', 'training', 'images', 'datasets'], ['dashboard', 'experiment', 'course']   # the lessons stand between them
 
 
 def dotted(path): return '.'.join(path.relative_to(TOP).with_suffix('').parts)
