@@ -6,7 +6,7 @@
 __all__ = ['SUFFIXES', 'notebooks_folder', 'notebook_files', 'find_notebook', 'copy_notebooks']
 
 # %% ../../nbs/experiment/notebooks.ipynb #5d86942a
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 import sys
 import patchgd_nb
@@ -45,21 +45,23 @@ def find_notebook(
 
 # %% ../../nbs/experiment/notebooks.ipynb #ead05081
 def copy_notebooks(
-    folder: str | Path,  # to copy into; made if it is not there
-) -> int:                # exit code
+    folder: str | Path,                                   # to copy into; made if it is not there
+    convert: Callable[[Path, bytes], bytes] | None = None,  # of (path, content), what is written; as it is unless given
+) -> int:                                                 # exit code
     "Copy the notebooks into a folder of one's own; a file there that differs is kept, and named."
     source, folder = notebooks_folder(), Path(folder)
     if folder.exists() and not folder.is_dir(): raise ValueError(f'{folder} is not a folder: give another path.')
-    new, kept = _copy_files(source, folder)
+    new, kept = _copy_files(source, folder, convert)
     for path in kept: print(f'{path} was changed and is kept; move it away to get the new one.', file=sys.stderr)
     print(f'{new} files copied into {folder}, {len(kept)} changed ones kept.')
     return 0
 
-def _copy_files(source, folder) -> tuple[int, Sequence[Path]]:
+def _copy_files(source, folder, convert) -> tuple[int, Sequence[Path]]:
     "How many files were copied, and those that differ and were not."
     new, kept = 0, []
     for file in notebook_files(source):
         data, target = (source / file).read_bytes(), folder / file
+        if convert: data = convert(file, data)
         if target.exists():
             if not target.is_file() or target.read_bytes() != data: kept.append(target)
             continue
