@@ -24,17 +24,19 @@ def check_normalize_pixels(
     "Pixels (N, C, H, W) of 8 or 16 bits to (x / largest - mean) / std for each channel."
     rng = torch.Generator().manual_seed(4)
     mean, std = torch.tensor([.2, .5, .6]), torch.tensor([.1, .3, .2])
-    pixels = torch.randint(256, (2, 3, 4, 5), generator=rng, dtype=torch.uint8)
-    right = (pixels.float() / 255 - mean.view(3, 1, 1)) / std.view(3, 1, 1)
+    def pixels_and_right(*shape):
+        pixels = torch.randint(256, shape, generator=rng, dtype=torch.uint8)
+        return pixels, (pixels.float() / 255 - mean.view(3, 1, 1)) / std.view(3, 1, 1)
+    pixels, right = pixels_and_right(1, 3, 3, 3)   # of this shape a wrong axis fits as well
     found = normalize_pixels(pixels, mean, std)
     yield 'the result is floating point', found.is_floating_point(), 'Turn the integers into floats first.'
     yield 'its shape is that of the pixels', found.shape == right.shape, 'Mean and std have one number per channel.'
-    yield ('8 bits: white is (1 - mean) / std in each channel', torch.allclose(found.float(), right, atol=1e-5),
-           'Channels are axis 1: bring mean and std to shape (C, 1, 1) before you subtract and divide.')
-    square = torch.randint(256, (1, 3, 3, 3), generator=rng, dtype=torch.uint8)   # here a wrong axis fits as well
-    right = (square.float() / 255 - mean.view(3, 1, 1)) / std.view(3, 1, 1)
-    yield ('a patch of 3 x 3 pixels, too', torch.allclose(normalize_pixels(square, mean, std).float(), right, atol=1e-5),
-           'Mean and std were taken along the columns; channels are axis 1: give them shape (C, 1, 1).')
+    yield ('8 bits: (x / 255 - mean) / std in each channel', torch.allclose(found.float(), right, atol=1e-5),
+           'Channels are axis 1, and mean and std met another: bring them to shape (C, 1, 1) first.')
+    pixels, right = pixels_and_right(2, 3, 4, 5)
+    found = normalize_pixels(pixels, mean, std).float()
+    yield ('pictures of any height and width', torch.allclose(found, right, atol=1e-5),
+           'Height and width are not known beforehand: mean and std need shape (C, 1, 1).')
     deep = torch.tensor([0, 256, 65535, 30000], dtype=torch.int32).to(torch.uint16).view(1, 1, 2, 2)
     found = normalize_pixels(deep, torch.tensor([.5]), torch.tensor([.5])).float()
     right = (torch.tensor([0., 256, 65535, 30000]).view(1, 1, 2, 2) / 65535 - .5) / .5
@@ -58,11 +60,13 @@ def check_fill_in_chunks(
     yield 'Z has shape (latent_dim, m, n)', tuple(Z.shape) == (5, 2, 3), 'Latents come first, then rows, then columns.'
     yield ('the latent of patch k lies at row k // n, column k % n',
            all(torch.allclose(Z[:, k // 3, k % 3].detach(), right[k], atol=1e-6) for k in (0, 2, 3, 4)),
-           'Z is scrambled or transposed: (K, latent_dim) must be transposed to (latent_dim, K) before it is unflattened.')
-    yield ('blank patches hold zeros', not Z[:, 0, 1].any(), 'Start from zeros, and write only where content is above 0.')
+           'Z is scrambled or transposed: turn (K, latent_dim) into (latent_dim, K) before you unflatten it.')
+    yield ('blank patches hold zeros', not Z[:, 0, 1].any(),
+           'Start from zeros, and write only where content is above 0.')
     yield ('the last chunk counts, though it is shorter', torch.allclose(Z[:, 1, 2].detach(), right[5], atol=1e-6),
            'Five patches in chunks of two make three chunks: split, or round up.')
-    yield ('only patches with content are encoded', sum(calls) == 5, 'Select the patches with content before you encode.')
+    yield ('only patches with content are encoded', sum(calls) == 5,
+           'Select the patches with content before you encode.')
     yield 'never more than `chunk` at a time', max(calls) <= 2, 'Go through the patches in steps of `chunk`.'
     yield 'no gradient is kept', not Z.requires_grad, 'Encode inside torch.no_grad().'
 
@@ -73,7 +77,7 @@ def check_group_sizes(
 ) -> Iterator:
     "Inner iterations of each optimizer step."
     def found(J, epsilon): return [int(n) for n in group_sizes(J, epsilon)]
-    yield 'J = 8, epsilon = 4: two groups of four', found(8, 4) == [4, 4], 'A step comes after every epsilon iterations.'
+    yield 'J = 8, epsilon = 4: two groups of four', found(8, 4) == [4, 4], 'A step comes after every epsilon of them.'
     yield ('J = 10, epsilon = 4: the sizes add up to ten', sum(found(10, 4)) == 10,
            'The remainder of two iterations is dropped or counted as four: it makes a shorter group.')
     yield 'J = 10, epsilon = 4: the last group has two', found(10, 4) == [4, 4, 2], 'The last group has what is left.'
@@ -110,7 +114,8 @@ def check_inner_iteration(
            and torch.allclose(slopes[0], wanted[0]), 'The fresh latents must keep their graph: do not detach them.')
     yield ('the head gets its whole gradient', slopes[1] is not None and torch.allclose(slopes[1], wanted[1]),
            'The head reads all of z, with gradient for its own weights.')
-    yield 'the new z holds the fresh latents', torch.allclose(new.detach(), fresh.detach()), 'Return z with the fresh latents.'
+    yield ('the new z holds the fresh latents', torch.allclose(new.detach(), fresh.detach()),
+           'Return z with the fresh latents.')
     yield 'the new z carries no gradient', not new.requires_grad, 'Detach what you return: it is stale from now on.'
     yield 'z as it was given is as it was', torch.equal(z, before), 'Work on a copy: z.detach().clone().'
 
@@ -151,13 +156,13 @@ def check_largest_that_fits(
     def need(n):
         asked.append(n)
         return 100 + 30 * n
-    yield 'need(n) = 100 + 30 n, budget 250: 5', largest_that_fits(need, 250, 1000) == 5, 'need(5) is 250 and fits exactly.'
+    yield 'need(n) = 100 + 30 n, budget 250: 5', largest_that_fits(need, 250, 1000) == 5, 'need(5) is 250: it fits.'
     yield 'budget 249: 4', largest_that_fits(need, 249, 1000) == 4, 'need(5) is 250: one byte too many.'
     yield 'all fit up to the limit: the limit', largest_that_fits(need, 10 ** 6, 37) == 37, 'The limit itself may fit.'
     yield 'not even one fits: 0', largest_that_fits(need, 120, 1000) == 0, 'Where need(1) is too much, the answer is 0.'
     asked.clear()
     found = largest_that_fits(need, 100 + 30 * 70_000, 100_000)
-    yield 'a limit of 100,000: still right', found == 70_000, 'Keep what fits below, what does not above, and halve between.'
+    yield 'a limit of 100,000: still right', found == 70_000, 'What fits below, what does not above: halve between.'
     yield ('and in at most 20 questions', len(asked) <= 20,
            f'need was asked {len(asked)} times: halve the range between what fits and what does not.')
 
@@ -177,7 +182,7 @@ def check_enough(
     events = ('on_fit_start', 'on_inner', 'on_batch_end', 'on_epoch_end', 'on_stop')
     yield ('it is a callback', isinstance(Enough, type) and all(hasattr(Enough(.5), e) for e in events),
            'Inherit from Callback: the trainer calls all of its events.')
-    yield 'above the limit the run stops', stops(.6, .3, .7) == [False, True], 'Set trainer.stop, not self.stop, to True.'
+    yield 'above the limit the run stops', stops(.6, .3, .7) == [False, True], 'Set trainer.stop, not self.stop.'
     yield 'below it goes on', stops(.6, .1, .5) == [False, False], 'It must go on as long as the limit is not exceeded.'
     yield 'exactly the limit does not exceed it', stops(.6, .6) == [False], 'Compare with >, not with >=.'
     yield 'any limit will do', stops(.9, .8, .95) == [False, True], 'The limit is what the callback was made with.'
@@ -198,4 +203,4 @@ def check_warmup_cosine(
     values = [float(warmup_cosine(.3 + .07 * i, .3)) for i in range(11)]
     yield ('it falls all the way, slowly at both ends', all(a > b for a, b in zip(values, values[1:]))
            and values[0] - values[1] < values[5] - values[6], 'After the rise the curve is half a cosine, not a line.')
-    yield 'without a rise it starts at the peak', close(0., 0., 1.), 'With warmup = 0 there is no rise: beware of 0 / 0.'
+    yield 'without a rise it starts at the peak', close(0., 0., 1.), 'With warmup = 0 beware of 0 / 0.'
