@@ -4,14 +4,17 @@
 
 # %% auto #0
 __all__ = ['USABLE_SHARE', 'SavedBytes', 'saved_for_backward', 'forward_bytes', 'inner_step_bytes', 'largest_image', 'LiveBytes',
-           'step_bytes', 'Plan', 'plan', 'device_memory', 'sampled_patches', 'is_out_of_memory', 'predict_overflow']
+           'step_bytes', 'Plan', 'plan', 'device_memory', 'sampled_patches', 'is_out_of_memory', 'predict_overflow',
+           'MemoryGuard']
 
 # %% ../nbs/06_memory.ipynb #5162f13f
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import ceil, prod
-import weakref
+from typing import Any
+from warnings import warn
+import gc, weakref
 import psutil, torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -21,7 +24,9 @@ from .base.units import parse_bytes
 from .model import PatchModel
 from .patches import PatchGrid
 from .strategy import Strategy
+from .training.loader import Batch
 from .training.precision import Precision
+from .training.protocols import TrainingStrategy
 from .zblock import ZBlock
 
 # %% ../nbs/06_memory.ipynb #2ce26aa9
@@ -300,3 +305,53 @@ def predict_overflow(
     except ValueError as e: hint = str(e)
     return (f'a step on {batch} images with {patches} sampled patches of each is expected to take '
             f'{need / 2**30:.2f} GiB, more than the {budget / 2**30:.2f} GiB there are: {hint}')
+
+# %% ../nbs/06_memory.ipynb #12d62a22
+class MemoryGuard:
+    "Predicts before the first step of a run whether it fits, and turns running out of memory into a sentence."
+    def __init__(self,
+        budget: str | int | None,  # '16GB', or bytes; the GPU's memory unless given, on a CPU none
+        device: torch.device,      # where the model is trained
+    ):
+        self.device, self.memory_checked = device, False
+        self.budget = device_memory(device) if device.type == 'cuda' else None
+        if budget: self.budget = parse_bytes(budget)
+
+    def check_first_step(self,
+        model: torch.nn.Module,      # the model
+        strategy: TrainingStrategy,  # how it is trained
+        batch: Batch,                # the first one
+        precision: str,              # number format: 'off', 'bf16' or 'fp16'
+    ) -> None:
+        "Warn if a step on such a batch is not expected to fit; only the first call looks."
+        if self.memory_checked or not self.budget: return
+        self.memory_checked = True
+        message = predict_overflow(model, strategy, len(batch.images), self.budget, batch.content, precision)
+        if message: warn(message)
+
+    def advice(self,
+        model: torch.nn.Module,      # the model
+        strategy: TrainingStrategy,  # how it is trained
+        batch: Batch,                # the one that ran out of memory
+        precision: str,              # number format: 'off', 'bf16' or 'fp16'
+    ) -> str:
+        "What to do where memory has run out."
+        budget = self.budget or device_memory(self.device)
+        overflow = predict_overflow(model, strategy, len(batch.images), budget, batch.content, precision)
+        return overflow or ('by itself this step should fit, so something else holds memory; '
+                            'free it, or choose a smaller batch_size or fraction')
+
+    def run(self,
+        step: Callable[[], Any],       # what may run out of memory
+        clean_up: Callable[[], None],  # lets go of what it left behind
+    ) -> tuple[Any, str]:              # its result, and None; or None, and how memory ran out
+        "Run a step; if memory runs out, what the step held is free again afterwards."
+        try: return step(), None
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error): raise
+            reason = str(error).splitlines()[0].rstrip('.')
+        # only here, after the block, the error and with it the step's tensors are gone
+        clean_up()
+        gc.collect()
+        if self.device.type == 'cuda': torch.cuda.empty_cache()
+        return None, reason

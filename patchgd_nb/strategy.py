@@ -13,9 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from .base.random_states import replay_random_state, torch_random_state
-from .model import BATCHNORM, MODE_LOCK, PatchModel, module_mode
+from .model import MODE_LOCK, PatchModel, module_mode
 from .sampler import PatchSampler, cover_steps
 from .training.precision import Precision
+from .training.statistics import OneCall
 from .training.zbank import ZBank
 from .zblock import ZBlock
 
@@ -94,44 +95,6 @@ class GradientDescent(Strategy):
         updates = int(precision.step(optimizer))
         return StepResult(loss.detach()[None], scores.detach(), None, updates)
 
-# %% ../nbs/05_strategy.ipynb #93aea99c
-class _OneCall:
-    "A block in which several calls count as one: BatchNorm's running statistics make the mean of their moves."
-    def __init__(self,
-        model: nn.Module,  # in the mode in which it will be called
-    ):
-        norms = [m for m in model.modules() if isinstance(m, BATCHNORM) and m.training and m.running_mean is not None]
-        self.statistics = [b for m in norms for b in (m.running_mean, m.running_var)]
-        self.counts = [m.num_batches_tracked for m in norms]
-
-    def __enter__(self) -> '_OneCall':
-        if not self.counts: return self
-        self.start, self.moves = [b.clone() for b in self.statistics], [torch.zeros_like(b) for b in self.statistics]
-        self.start_counts = torch.stack(self.counts)
-        self.calls, self.counted = torch.zeros_like(self.start_counts), torch.zeros_like(self.start_counts)
-        return self
-
-    def collect(self) -> None:
-        "Note the moves of a call, after its backward pass, and take them back."
-        if not self.counts: return
-        torch._foreach_add_(self.moves, torch._foreach_sub(self.statistics, self.start))   # all at once: few kernels
-        counted = torch.stack(self.counts) - self.start_counts
-        self.calls += counted > 0   # a norm that stood still, for a single patch, say, made no move to average
-        self.counted += counted
-        self._take_back()
-
-    def _take_back(self):
-        torch._foreach_copy_(self.statistics, self.start)
-        torch._foreach_copy_(self.counts, list(self.start_counts))
-
-    def __exit__(self, error, *_) -> None:
-        if not self.counts: return
-        self._take_back()   # an interrupted batch leaves the statistics as they were
-        if error is not None: return
-        calls = self.calls.clamp(min=1)
-        for b, move, n in zip(self.statistics, self.moves, calls.repeat_interleave(2)): b += (move / n).to(b.dtype)
-        for b, n in zip(self.counts, self.counted // calls): b += n
-
 # %% ../nbs/05_strategy.ipynb #4d287326
 class PatchGD(Strategy):
     "Patch Gradient Descent (Algorithm 1): fill Z without gradient, then send gradient through a few patches at a time."
@@ -167,23 +130,23 @@ class PatchGD(Strategy):
         precision = precision or Precision()
         if content is None: content = torch.ones(len(images), len(model.grid))
         content = content.cpu()
-        sampled = self.sample(content)                           # (J, B, K): the patches of each inner iteration
+        sampled = self.sample(content)                           # 2 sample, for all J at once: (J, B, K)
         J = len(sampled)
         accumulate = min(self.accumulate or J, J)
         with precision.autocast(model.device):
-            Z, filled = self.fill(model, images, content, sampled, names, dihedral)   # no gradient
+            Z, filled = self.fill(model, images, content, sampled, names, dihedral)   # 1 fill
         precision.start(optimizer)
         losses, updates = [], 0
         parts = [chosen.nonzero() for chosen in sampled]         # rows of (image, patch index)
-        with _OneCall(model) as one_call:
-            for j, (cells, patches) in enumerate(zip(parts, model.grid.stream(images, parts)), 1):
+        with OneCall(model) as one_call:
+            for j, (cells, patches) in enumerate(zip(parts, model.grid.stream(images, parts)), 1):   # 2 sample
                 cells = cells.to(model.device, non_blocking=True)
                 with precision.autocast(model.device):
-                    z = Z.write(cells, model.encode(patches))    # with gradient
-                    scores, loss = self._read(model, z, labels)
+                    z = Z.write(cells, model.encode(patches))    # 3 encode with gradient, 4 write
+                    scores, loss = self._read(model, z, labels)  # 4 the head reads Z, 5 loss
                 group_start = (j - 1) // accumulate * accumulate
                 in_group = min(accumulate, J - group_start)      # the last group may be shorter
-                precision.backward(loss / in_group if self.reduction == 'mean' else loss)
+                precision.backward(loss / in_group if self.reduction == 'mean' else loss)   # 6 backward
                 one_call.collect()
                 losses.append(loss.detach())
                 if on_inner: on_inner(j - 1, losses[-1], cells, Z)
@@ -245,7 +208,7 @@ class ExactPatchGD(Strategy):
         parts = [p for p in cells.split(self.chunk * len(images)) if len(p)]   # none, if all is blank
         learns = any(p.requires_grad for p in model.backbone.parameters())
         precision.start(optimizer)
-        with module_mode(model.backbone, self.backbone_mode), _OneCall(model) as one_call:
+        with module_mode(model.backbone, self.backbone_mode), OneCall(model) as one_call:
             z, states = self._fill(model, images, parts, precision, one_call, learns)   # no gradient
             with precision.autocast(model.device): scores, loss = self._read(model, z, labels)
             precision.backward(loss)                                           # through the head only: dL/dZ
