@@ -3,13 +3,15 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: help install train test slow lab readme clean
+.PHONY: help install train test slow lab docs slides readme clean
 
 help:
 	@echo "make train   train on the embedded cohort, about 10 minutes on two quiet CPU cores; leaves runs/train_panda.ipynb"
 	@echo "make test    the whole test suite"
 	@echo "make slow    the tests that take longer"
 	@echo "make lab     open the first lesson in JupyterLab"
+	@echo "make docs    build the site into _docs, two to three minutes"
+	@echo "make slides  make slides of lessons and sessions into _docs/slides"
 	@echo "make readme  write README.md from nbs/index.ipynb"
 	@echo "make clean   strip the notebooks of what a commit should not hold, and export the modules"
 
@@ -27,14 +29,21 @@ train: $(INSTALLED)
 
 test: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 2 --skip_file_glob 'train_*'
-	$(BIN)/python -m pytest tests -n 2 --dist worksteal -m 'not slow and not browser'
-	$(BIN)/python -m pytest tests -m 'browser and not slow'   # alone: a page answers in time only where cores are free
+	$(BIN)/python -m pytest tests -n 2 --dist worksteal -m 'not slow and not browser and not site'
+	$(BIN)/python -m pytest tests -m 'browser and not slow and not site'   # alone: a page answers in time only where cores are free
 
 slow: $(INSTALLED)
 	$(BIN)/python -m pytest tests -m slow
 
 lab: $(INSTALLED)
 	$(BIN)/jupyter lab --ip=127.0.0.1 $(if $(filter 0,$(shell id -u)),--allow-root) nbs/00_patches.ipynb
+
+docs: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python docs/make_site.py
+	@echo "The site begins at $(CURDIR)/_docs/index.html"
+
+slides: $(INSTALLED)
+	$(BIN)/python docs/slides.py
 
 readme: $(INSTALLED)
 	$(BIN)/python .ci/readme.py
