@@ -118,24 +118,18 @@ def _handed_on(tree: ast.Module) -> set[str]:
     return set()
 
 
-def write_api(
+def api_pages(
     package: str | Path,   # the folder of the package
-    out: str | Path,       # folder of the pages
-) -> list[str]:            # the names of the modules that have one
+) -> dict[str, str]:       # name of a file -> Markdown
     "One page a module, and an index."
-    package, out = Path(package), Path(out)
-    out.mkdir(parents=True, exist_ok=True)
-    names = []
+    package, pages = Path(package), {}
     for path in sorted(package.rglob('*.py')):
         parts = path.relative_to(package.parent).with_suffix('').parts
         if path.name in ('__init__.py', '_modidx.py') or '__pycache__' in parts: continue
         name = '.'.join(parts)
-        if page := module_page(path, name):
-            (out / f'{name}.md').write_text(page, encoding='utf-8')
-            names.append(name)
-    names.sort(key=lambda n: (n.count('.') > 1, n))
+        if page := module_page(path, name): pages[name] = page
+    names = sorted(pages, key=lambda n: (n.count('.') > 1, n))
     index = ['# Modules', '', 'Every public name, with what the comments beside its arguments say; '
              'each page links to the notebook that builds the module, where the reasons are.', '',
              '```{toctree}', ':maxdepth: 1', '', *names, '```', '']
-    (out / 'index.md').write_text('\n'.join(index), encoding='utf-8')
-    return names
+    return {f'{name}.md': page for name, page in pages.items()} | {'index.md': '\n'.join(index)}

@@ -7,11 +7,12 @@ from configparser import ConfigParser
 from pathlib import Path
 import nbformat
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from api_pages import write_api
+from api_pages import api_pages
 from site_notebooks import NOTEBOOK_LINK, site_notebook, student_notebook
 
 TOP = Path(__file__).resolve().parent.parent
 PROC, SITE, EXTRA = TOP / '_proc', TOP / '_proc/site', TOP / '_proc/extra'
+WRITTEN: set[Path] = set()   # sources of the site, this time
 WINGS = {'base': 'Base: small things', 'training': 'Training', 'images': 'Images: where pixels come from',
          'datasets': 'Data sets', 'dashboard': 'Dashboard', 'experiment': 'Experiment: runs and commands', 'studies': 'Studies'}
 
@@ -65,10 +66,16 @@ def links_that_lead_out(
     return NOTEBOOK_LINK.sub(replace, text)
 
 
-def write_page(path: Path, text: str) -> None:
+def put(path: Path, data: bytes) -> None:
+    "A source of the site; one that is as it was keeps its time, and Sphinx does not read it again."
     target = SITE / path
+    WRITTEN.add(target)
+    if target.exists() and target.read_bytes() == data: return
     target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(links_that_lead_out(text, path.parent), encoding='utf-8')
+    target.write_bytes(data)
+
+
+def write_page(path: Path, text: str) -> None: put(path, links_that_lead_out(text, path.parent).encode())
 
 
 def gather_notebooks() -> None:
@@ -77,12 +84,9 @@ def gather_notebooks() -> None:
         notebook = site_notebook(nbformat.read(TOP / path, 4), path if path in taught else None)
         for cell in notebook.cells:
             if cell.cell_type == 'markdown': cell.source = links_that_lead_out(cell.source, path.parent)
-        (SITE / path).parent.mkdir(parents=True, exist_ok=True)
-        nbformat.write(notebook, SITE / path)
+        put(path, nbformat.writes(notebook).encode())
     for ending in ('png', 'gif', 'svg', 'mp4', 'json'):
-        for path in source_files(f'*.{ending}'):
-            (SITE / path).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(TOP / path, SITE / path)
+        for path in source_files(f'*.{ending}'): put(path, (TOP / path).read_bytes())
 
 
 def gather_pages() -> None:
@@ -132,6 +136,9 @@ def gather_extra() -> None:
     for path in (*lessons(), *sessions()):
         notebook = student_notebook(TOP, path, address(), f'{address()}/wheel/{wheel_name()}')
         nbformat.write(notebook, student / path.name)
+    hub = EXTRA / 'hub/requirements.txt'
+    hub.parent.mkdir(exist_ok=True)
+    hub.write_text(f"# For the users' environment of a JupyterHub\n{settings()['lib_name']} @ {address()}/wheel/{wheel_name()}\n")
     (EXTRA / '.nojekyll').touch()   # or GitHub's pages leave out folders that begin with an underscore
     newest = max(p.stat().st_mtime for p in (TOP / 'patchgd_nb').rglob('*') if p.suffix in ('.py', '.js', '.html'))
     newest = max(newest, (TOP / 'docs/watch_run.py').stat().st_mtime)
@@ -139,7 +146,6 @@ def gather_extra() -> None:
     if not page.exists() or page.stat().st_mtime < newest:
         from watch_run import save_run
         save_run(page.parent)
-    shutil.copy(EXTRA / 'watch/run.png', SITE / 'docs/run.png')
 
 
 def build_wheel() -> None:
@@ -159,15 +165,21 @@ def build(
     jobs: int = 1,          # processes
 ) -> str:                   # warnings of Sphinx, a line each
     "Gather the sources, and let Sphinx write the pages."
-    shutil.rmtree(SITE, ignore_errors=True)
+    WRITTEN.clear()
     gather_notebooks()
     gather_pages()
+    for name, page in api_pages(TOP / 'patchgd_nb').items(): put(Path('api', name), page.encode())
+    for old in {p for p in SITE.rglob('*') if p.is_file()} - WRITTEN: old.unlink()
     gather_extra()
     if wheel: build_wheel()
-    write_api(TOP / 'patchgd_nb', SITE / 'api')
-    warnings = PROC / 'warnings.txt'
-    subprocess.run([sys.executable, '-m', 'sphinx', '-b', 'html', '-q', '-n', '-j', str(jobs), '-d', str(PROC / 'doctrees'), '-w', str(warnings),
-                    '-c', str(TOP / 'docs'), str(SITE), str(out)], check=True, cwd=TOP)
+    warnings, html = PROC / 'warnings.txt', PROC / 'built/html'   # myst-nb writes pictures beside this folder
+    subprocess.run([sys.executable, '-m', 'sphinx', '-b', 'html', '-q', '-n', '-j', str(jobs), '-d', str(PROC / 'doctrees'),
+                    '-w', str(warnings), '-c', str(TOP / 'docs'), str(SITE), str(html)], check=True, cwd=TOP)
+    out = Path(out)
+    for old in out.iterdir() if out.is_dir() else ():
+        if old.name == 'slides': continue   # made by another command
+        shutil.rmtree(old) if old.is_dir() else old.unlink()
+    shutil.copytree(html, out, dirs_exist_ok=True)
     return warnings.read_text(encoding='utf-8')
 
 

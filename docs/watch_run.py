@@ -11,7 +11,7 @@ from patchgd_nb.images.readers import ArrayImage
 
 
 def train(
-    epochs: int = 5,
+    epochs: int = 12, lr: float = 3e-3,
 ) -> Trainer:    # after its run
     "Eight slides of 1024 pixels a side, four a batch, two classes."
     torch.manual_seed(0)
@@ -23,7 +23,7 @@ def train(
     batches = [(images[i:i + 4], torch.arange(4) % 2, content[i:i + 4], names[i:i + 4]) for i in (0, 4)]
     model = PatchModel('test_resnet', grid, 2, latent_dim=32, head='smaller')
     recorder = FrameRecorder('slide 3', every=0, share=1)
-    return Trainer(model, PatchGD(CoverSampler(1 / 4)), batches, batches, epochs=epochs, callbacks=[recorder],
+    return Trainer(model, PatchGD(CoverSampler(1 / 4)), batches, batches, epochs=epochs, lr=lr, callbacks=[recorder],
                    progress=False).fit()
 
 
