@@ -13,8 +13,9 @@ from site_notebooks import NOTEBOOK_LINK, site_notebook, student_notebook
 TOP = Path(__file__).resolve().parent.parent
 PROC, SITE, EXTRA = TOP / '_proc', TOP / '_proc/site', TOP / '_proc/extra'
 WRITTEN: set[Path] = set()   # sources of the site, this time
-WINGS = {'base': 'Base: small things', 'training': 'Training', 'images': 'Images: where pixels come from',
-         'datasets': 'Data sets', 'dashboard': 'Dashboard', 'experiment': 'Experiment: runs and commands', 'studies': 'Studies'}
+WINGS = {'base': 'Base, and security', 'training': 'Training', 'images': 'Images: where pixels come from',
+         'datasets': 'Data sets', 'dashboard': 'Dashboard', 'experiment': 'Experiment: runs and commands', 'studies': 'Studies',
+         'course': 'Course: checkers and grading'}
 
 
 def settings() -> dict[str, str]:
@@ -92,10 +93,10 @@ def gather_notebooks() -> None:
 def gather_pages() -> None:
     "Pages written as Markdown; a wing's page lists its notebooks."
     for path in source_files('*.md'):
-        if path.parent.name not in (*WINGS, 'course'): write_page(path, (TOP / path).read_text(encoding='utf-8'))
+        if path.parent.name not in WINGS: write_page(path, (TOP / path).read_text(encoding='utf-8'))
     for wing, title in WINGS.items():
         page, own = Path('nbs', wing, 'README.md'), TOP / 'nbs' / wing / 'README.md'
-        notebooks = [p.stem for p in source_files('*.ipynb') if p.parent == page.parent]
+        notebooks = [p.stem for p in source_files('*.ipynb') if p.parent == page.parent and p not in sessions()]
         text = own.read_text(encoding='utf-8') if own.exists() else f'# {title}\n\nThe notebooks of this wing, each the ' \
             f'module `patchgd_nb.{wing}` of the same name:\n\n' + '\n'.join(f'- [{n}]({n}.ipynb)' for n in notebooks) + '\n'
         write_page(page, f'{text}\n{toctree("", notebooks)}')
@@ -118,11 +119,10 @@ def index_page() -> str:
     readme = (TOP / 'README.md').read_text(encoding='utf-8')
     experiments = [p for p in source_files('train_*.ipynb') if p.parent == Path('nbs')]
     course = [titled(p) for p in sessions()]
-    others = [without_ending(p) for p in source_files('*.ipynb') if p.parent == Path('nbs/course') and p not in sessions()]
     parts = [toctree('Start', ['docs/which_one', 'docs/watch', 'nbs/README']),
              toctree('Lessons', [titled(p) for p in lessons()])]
     if course: parts.append(toctree('Course', course))
-    parts += [toctree('For lecturers', ['docs/lecturers', *others]),
+    parts += [toctree('For lecturers', ['docs/lecturers']),
               toctree('Experiments', [without_ending(p) for p in experiments]),
               toctree('Wings', [f'{title} <nbs/{w}/README>' for w, title in WINGS.items()]),
               toctree('Reference', ['api/index', 'CONTRIBUTING', 'CHANGELOG'])]

@@ -1,4 +1,5 @@
-"The site, the slides and the workflows. What builds the whole site carries the marker `site` (`-m site`, some minutes)."
+"The site, the slides and the workflows. What builds the whole site carries the marker `notebooks`."
+from contextlib import contextmanager
 import functools, http.server, json, re, subprocess, sys, threading
 from html.parser import HTMLParser
 from importlib.util import find_spec
@@ -150,7 +151,7 @@ class Page(HTMLParser):
 
 def broken_links(folder, address):
     "(page, link) of links inside a site that lead nowhere; `address` is where it will be published."
-    pages = {p.resolve(): Page(p.read_text(encoding='utf-8')) for p in folder.rglob('*.html') if p.parent.name != 'slides' and p.name != 'run.html'}
+    pages = {p.resolve(): Page(p.read_text(encoding='utf-8')) for p in folder.rglob('*.html') if p.parent.name not in ('slides', '_static') and p.name != 'run.html'}
     for path, page in pages.items():
         for link in page.links:
             base, target = path.parent, link
@@ -169,37 +170,10 @@ def test_broken_links_are_found(tmp_path):
     assert [link for _, link in broken_links(tmp_path, 'https://s')] == ['b.html#y', 'c.html', 'd.png', 'https://s/e.html']
 
 
-@pytest.fixture(scope='module')
-def site(tmp_path_factory):
-    "The site, as `make docs` builds it, and Sphinx's warnings."
-    from make_site import build
-    out = tmp_path_factory.mktemp('site')
-    return out, build(out)
-
-
-@pytest.mark.site
-@needs_sphinx
-def test_the_site_is_whole(site):
-    "No warning, no link that leads nowhere, a page for each notebook and module, an alternative text for each picture."
-    from make_site import address, lessons, sessions, source_files
-    out, warnings = site
-    assert not warnings
-    assert not list(broken_links(out, address()))
-    assert not [p for p in source_files('*.ipynb') if not (out / p).with_suffix('.html').exists()]
-    assert len(list((out / 'api').glob('patchgd_nb.*.html'))) >= 80 and (out / 'searchindex.js').exists()
-    assert {p.name for p in (out / 'student').iterdir()} == {p.name for p in (*lessons(), *sessions())}
-    assert len(list((out / 'wheel').glob('*.whl'))) == 1 and (out / 'watch/run.html').stat().st_size < 1_000_000
-    assert (out / 'hub/requirements.txt').read_text().splitlines()[1].endswith(next((out / 'wheel').glob('*.whl')).name)
-    pictures = [(p.name, i.get('src', '')[:60]) for p in out.rglob('*.html') if p.parent.name != 'watch' for i in Page(p.read_text(encoding='utf-8')).pictures if not i.get('alt')]
-    bare = [p for p in pictures if '_images/' not in p[1]]   # outputs of notebooks: tests/test_texts.py
-    assert not bare
-
-
-@pytest.fixture(scope='module')
-def served(site):
-    "The site on this machine's loopback."
-    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(site[0]))
-    handler.log_message = lambda *args: None
+@contextmanager
+def served(folder):
+    "A folder on this machine's loopback."
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(folder))
     with http.server.ThreadingHTTPServer(('127.0.0.1', 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f'http://127.0.0.1:{server.server_port}'
@@ -209,31 +183,45 @@ def served(site):
 LOOKED_AT = ('index.html', 'docs/which_one.html', 'docs/lecturers.html', 'docs/watch.html', 'nbs/README.html', 'nbs/00_patches.html', 'nbs/05_strategy.html', 'api/patchgd_nb.strategy.html', 'CONTRIBUTING.html')
 
 
-@pytest.mark.site
-@pytest.mark.browser
-@needs_sphinx
-def test_the_site_in_a_browser(served, browser):
+def look_at(browser, address, scheme):
     "On a phone nothing is wider than the screen; dark is dark; the search finds a class; nothing comes from elsewhere."
-    for scheme in ('light', 'dark'):
-        context = browser.new_context(viewport=dict(width=390, height=844), color_scheme=scheme)
-        page, elsewhere = context.new_page(), []
-        page.on('request', lambda r: elsewhere.append(r.url) if not r.url.startswith((served, 'data:', 'blob:', 'about:')) else None)
-        for name in LOOKED_AT:
-            page.goto(f'{served}/{name}')
-            assert page.evaluate('document.documentElement.scrollWidth') <= 390, name
-            red = page.evaluate('Number(getComputedStyle(document.body).backgroundColor.match(/\\d+/)[0])')
-            assert red < 60 if scheme == 'dark' else red > 220, (name, red)
-        page.goto(f'{served}/search.html?q=CoverSampler')
-        page.wait_for_selector('#search-results li', timeout=60_000)
-        assert page.locator('#search-results a', has_text='CoverSampler').count() or page.locator('#search-results li').count() > 2
-        assert not elsewhere
-        context.close()
+    context = browser.new_context(viewport=dict(width=390, height=844), color_scheme=scheme)
+    page, elsewhere = context.new_page(), []
+    page.on('request', lambda r: elsewhere.append(r.url) if not r.url.startswith((address, 'data:', 'blob:', 'about:')) else None)
+    for name in LOOKED_AT:
+        page.goto(f'{address}/{name}', timeout=120_000)
+        assert page.evaluate('document.documentElement.scrollWidth') <= 390, name
+        red = page.evaluate('Number(getComputedStyle(document.body).backgroundColor.match(/\\d+/)[0])')
+        assert red < 60 if scheme == 'dark' else red > 220, (name, red)
+    page.goto(f'{address}/search.html?q=CoverSampler', timeout=120_000)
+    page.wait_for_selector('#search-results li a[href*="sampler"]', timeout=120_000)
+    assert not elsewhere
+    context.close()
+
+
+@pytest.mark.notebooks
+@needs_sphinx
+def test_the_site(tmp_path, browser):
+    "As `make docs` builds it: no warning, no link that leads nowhere, a page for each notebook and module; on a phone, in light and dark."
+    from make_site import address, build, lessons, sessions, source_files
+    out = tmp_path
+    assert not build(out)   # warnings of Sphinx
+    assert not list(broken_links(out, address()))
+    assert not [p for p in source_files('*.ipynb') if not (out / p).with_suffix('.html').exists()]
+    assert len(list((out / 'api').glob('patchgd_nb.*.html'))) >= 80 and (out / 'searchindex.js').exists()
+    assert {p.name for p in (out / 'student').iterdir()} == {p.name for p in (*lessons(), *sessions())}
+    assert len(list((out / 'wheel').glob('*.whl'))) == 1 and (out / 'watch/run.html').stat().st_size < 1_000_000
+    assert (out / 'hub/requirements.txt').read_text().splitlines()[1].endswith(next((out / 'wheel').glob('*.whl')).name)
+    pages = [p for p in out.rglob('*.html') if p.parent.name not in ('watch', '_static')]
+    pictures = [(p.name, i['src'][:60]) for p in pages for i in Page(p.read_text(encoding='utf-8')).pictures if not i.get('alt')]
+    assert not [p for p in pictures if '_images/' not in p[1]]   # outputs of notebooks: test_texts.py
+    with served(out) as where:
+        for scheme in ('light', 'dark'): look_at(browser, where, scheme)
 
 
 # --- the slides
 
-@pytest.mark.site
-@pytest.mark.browser
+@pytest.mark.notebooks
 @needs_slides
 def test_slides_without_a_network(tmp_path, browser):
     "Each heading begins a slide; scripts and equations come from beside the file."

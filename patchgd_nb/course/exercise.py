@@ -67,11 +67,11 @@ class Report:
         advice = f'<div style="padding:3px 0">&#10132; {html.escape(self.mistake)}</div>' if self.mistake else ''
         return f'<div><strong>{html.escape(self._head())}</strong>{table}{advice}</div>'
 
-# %% ../../nbs/course/exercise.ipynb #b6b949a3
+# %% ../../nbs/course/exercise.ipynb #0c858832
 def _is_library(path):
     "Whether a file belongs to Python, to an installed package or to this one."
     package = __file__.rpartition('/course/')[0] if '__file__' in globals() else '<in a notebook>'
-    return path.startswith(('<frozen', sys.prefix, sys.base_prefix, package)) or 'site-packages' in path
+    return path.startswith(('<frozen', '<patchgd_nb', sys.prefix, sys.base_prefix, package)) or 'site-packages' in path
 
 def _frames(error, code):
     "(code, line number) of the traceback: the line of the checker whose code is given, and the lines after it."

@@ -188,7 +188,8 @@ COMMANDS = [
     Command('cut', 'datasets.panda', 'cut_regions'),
     Command('convert', 'images.convert', 'convert_image', 'source out'),
     Command('replay', 'dashboard.player', 'save_replay', 'run'),
-    Command('copy', 'course.student', 'copy_course', 'folder')]
+    Command('copy', 'course.student', 'copy_course', 'folder'),
+    Command('grade', 'course.grade', 'grade', 'folder')]
 GROUPS = {'make': 'make a synthetic data set', 'prepare': 'check a data set before the first run, and split it'}
 
 def make_parser() -> argparse.ArgumentParser:
