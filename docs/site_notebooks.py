@@ -1,5 +1,5 @@
 "A notebook as the site shows it, and as students open it on Colab."
-import copy, json, re
+import copy, html, json, re
 from pathlib import Path
 import nbformat
 from nbformat import NotebookNode, v4
@@ -41,11 +41,22 @@ def site_notebook(
                 cell.metadata.update(tags=[*cell.metadata.get('tags', []), 'hide-input'], mystnb=FOLDED)
             if not source.strip(): continue
             cell.source = source.strip('\n')
+            for output in cell.outputs: _give_alt(output)
         cells.append(cell)
     if taught: cells.insert(_after_title(cells), v4.new_markdown_cell(_student_links(taught)))
     notebook.cells = cells
+    notebook.metadata.pop('widgets', None)   # the state of widgets that no output shows; it would load scripts from elsewhere
     notebook.metadata['language_info'] = {'name': 'python', 'pygments_lexer': 'ipython3'}
     return notebook
+
+
+def _give_alt(output) -> None:
+    "A picture whose metadata say what it shows becomes HTML that says so: Sphinx and nbconvert would leave that out."
+    for kind, picture in list(output.get('data', {}).items()):
+        alt = output.get('metadata', {}).get(kind, {}).get('alt') if kind in ('image/png', 'image/jpeg', 'image/gif') else ''
+        if alt:
+            data = ''.join(picture.split())
+            output['data'] = {'text/html': f'<img alt="{html.escape(alt)}" src="data:{kind};base64,{data}">'}
 
 
 def _after_title(cells: list) -> int: return next((i + 1 for i, c in enumerate(cells) if c.cell_type == 'markdown'), 0)

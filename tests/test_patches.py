@@ -81,6 +81,18 @@ def test_plot_hands_on_to_plot_grid():
     grid, image = PatchGrid((4, 6), 2), torch.zeros(4, 6)
     mask, values = torch.arange(6) == 2, torch.tensor([0., 1, 2, torch.nan, 4, 5])
     drawn = [[c.get_paths() for c in ax.collections] for ax in (grid.plot(image, mask, values), plot_grid(grid, image, mask, values))]
-    assert [len(c) for c in drawn[0]] == [6, 5, 1] == [len(c) for c in drawn[1]]
-    corner = drawn[0][2][0].vertices.min(0)
+    assert [len(c) for c in drawn[0]] == [6, 5, 1, 1] == [len(c) for c in drawn[1]]   # lines, colours, the blank one, the outline
+    corner = drawn[0][3][0].vertices.min(0)
     assert tuple(corner) == (grid.corner(2)[1] - .5, grid.corner(2)[0] - .5)
+
+
+def test_what_is_not_chosen_turns_pale_and_a_blank_cell_is_named():
+    import matplotlib
+    matplotlib.use('agg')
+    grid, image = PatchGrid((4, 6), 2), torch.zeros(4, 6)
+    pale = grid.plot(image, mask=torch.arange(6) == 2).collections[1]
+    assert len(pale.get_paths()) == 5 and pale.get_alpha() == .65
+    ax = grid.plot(image, values=torch.tensor([0., 1, 2, torch.nan, 4, 5]), label='share', blank='glass')
+    assert ax.collections[2].get_hatch() and [t.get_text() for t in ax.get_legend().get_texts()] == ['glass']
+    assert ax.figure.axes[1].get_ylabel() == 'share'
+    assert grid.plot(image, values=torch.arange(6)).get_legend() is None   # nothing blank: nothing to explain
