@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from make_site import TOP, lessons, sessions, titled
 from site_notebooks import absolute_links, site_notebook
 
-LINES = 16   # of code on a slide; a longer cell shows its output only
+LINES, FULL = 16, 20   # of code on a slide, where a longer cell shows its output only; of everything on a slide
 HEADING = re.compile(r'(?m)^(#{1,3}) +')
 
 
@@ -30,10 +30,13 @@ def is_hidden(cell) -> bool:
 
 def size(cell) -> int:
     "Lines that a cell takes on a slide, more or less."
-    if cell.cell_type == 'markdown': return sum(1 + len(l) // 70 for l in cell.source.splitlines() if l.strip())
+    if cell.cell_type == 'markdown':
+        lines = [l for l in cell.source.splitlines() if l.strip()]
+        paragraphs = len(re.split(r'\n\s*\n', cell.source))
+        return int(sum(1 + len(l) // 80 + 2 * l.startswith('$$') for l in lines) + .5 * paragraphs)
     code = 0 if cell.metadata.get('no_source') else len(cell.source.splitlines())
     text = ''.join(o.get('text', '') or str(o.get('data', {}).get('text/plain', '')) for o in cell.outputs)
-    return code + (18 if is_picture(cell) else min(12, text.count('\n') + bool(text)))
+    return code + (15 if is_picture(cell) else min(12, text.count('\n') + bool(text)))
 
 
 def as_slides(notebook, path: Path, site: str):
@@ -48,14 +51,14 @@ def as_slides(notebook, path: Path, site: str):
             cell.metadata['no_source'] = True
         if cell.cell_type == 'markdown':
             cell.source = absolute_links(cell.source, path.parent, site)
-            cells += split_at_headings(cell)
+            cells += [part for piece in split_at_headings(cell) for part in split_where_full(piece)]
         else: cells.append(cell)
     used = 0
     for i, cell in enumerate(cells):
         heading = HEADING.search(cell.source) if cell.cell_type == 'markdown' else None
         kind = 'slide' if heading and len(heading[1]) < 3 else 'subslide' if heading else ''
         if not kind and cell.cell_type == 'markdown' and cell.source.lstrip().startswith('<details'): kind = 'subslide'
-        if not kind and used and (used + size(cell) > 20 or cell.cell_type == 'code' and is_picture(cell)): kind = 'subslide'
+        if not kind and used and (used + size(cell) > FULL or cell.cell_type == 'code' and is_picture(cell)): kind = 'subslide'
         cell.metadata['slideshow'] = {'slide_type': kind or '-'}
         used = size(cell) + (0 if kind else used)
     notebook.cells = cells
@@ -67,6 +70,17 @@ def split_at_headings(cell) -> list:
     parts = [p for p in re.split(r'(?m)^(?=#{1,3} )', cell.source) if p.strip()]
     if len(parts) < 2 or '```' in cell.source: return [cell]
     return [nbformat.v4.new_markdown_cell(p.strip()) for p in parts]
+
+
+def split_where_full(cell) -> list:
+    "One cell for each slide that a text fills; paragraphs, tables and equations stay whole."
+    if size(cell) <= FULL or '```' in cell.source or '<details' in cell.source: return [cell]
+    parts: list[str] = []
+    for paragraph in re.split(r'\n\s*\n', cell.source):
+        together = f'{parts[-1]}\n\n{paragraph}' if parts else paragraph
+        if parts and size(nbformat.v4.new_markdown_cell(together)) <= FULL: parts[-1] = together
+        else: parts.append(paragraph)
+    return [nbformat.v4.new_markdown_cell(p) for p in parts]
 
 
 def copy_scripts(out: Path) -> None:
