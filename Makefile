@@ -3,15 +3,17 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: help install train test test-notebooks slow lab edit readme clean
+.PHONY: help install train test test-notebooks slow lab edit docs slides readme clean
 
 help:
 	@echo "make train   train on the embedded cohort, about 10 minutes on two quiet CPU cores; leaves runs/train_panda.ipynb"
 	@echo "make test    the whole test suite"
-	@echo "make test-notebooks  the course, every exercise, every lesson from the wheel alone, the studies as trials"
+	@echo "make test-notebooks  the course, every exercise, every lesson from the wheel alone, the studies as trials, the site"
 	@echo "make slow    the tests that take longer"
 	@echo "make lab     copy the lessons into lessons/, exercises unsolved, and open the first one in JupyterLab"
 	@echo "make edit    open the notebooks themselves, for contributors"
+	@echo "make docs    build the site into _docs, two to three minutes"
+	@echo "make slides  make slides of lessons and sessions into _docs/slides"
 	@echo "make readme  write README.md from nbs/index.ipynb"
 	@echo "make clean   strip the notebooks of what a commit should not hold, and export the modules"
 
@@ -44,6 +46,13 @@ lab: $(INSTALLED)
 
 edit: $(INSTALLED)
 	$(BIN)/jupyter lab --ip=127.0.0.1 $(if $(filter 0,$(shell id -u)),--allow-root) nbs/00_patches.ipynb
+
+docs: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python docs/make_site.py
+	@echo "The site begins at $(CURDIR)/_docs/index.html"
+
+slides: $(INSTALLED)
+	$(BIN)/python docs/slides.py
 
 readme: $(INSTALLED)
 	$(BIN)/python .ci/readme.py

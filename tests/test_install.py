@@ -149,3 +149,69 @@ def test_a_notebook_runs_from_the_wheel_alone(student, tmp_path, name):
     run = subprocess.run([folder / 'venv/bin/python', '-m', 'papermill', name, tmp_path / 'out.ipynb', '--cwd', folder / 'lessons' / Path(name).parent, '--no-progress-bar'],
                          cwd=folder / 'lessons', env=env, capture_output=True, text=True, timeout=600)
     assert run.returncode == 0, run.stderr[-3000:]
+
+
+# --- a classroom
+
+STAND_IN = '''
+import sys, types
+output = types.SimpleNamespace(enable_custom_widget_manager=lambda: print('widgets enabled'))
+sys.modules['google'], sys.modules['google.colab'] = types.ModuleType('google'), types.ModuleType('google.colab')
+sys.modules['google.colab'].output = output
+'''
+RUN_NOTEBOOK = '''
+import nbformat, sys
+from nbclient import NotebookClient
+NotebookClient(nbformat.read(sys.argv[1], 4), timeout=1800, resources={'metadata': {'path': sys.argv[2]}}).execute()
+'''
+MEMORY = '''
+import json, psutil, resource
+from pathlib import Path
+Path('memory.json').write_text(json.dumps(dict(now=psutil.Process().memory_info().rss, peak=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)))
+'''
+
+
+def run_cells(python, cells, folder):
+    "The cells in a kernel of this environment; what it held in memory at the end, and at most, in GB."
+    import nbformat
+    path = folder / 'notebook.ipynb'
+    nbformat.write(nbformat.v4.new_notebook(cells=[*cells, nbformat.v4.new_code_cell(MEMORY)]), path)
+    env = dict({k: v for k, v in os.environ.items() if k not in ('PYTHONPATH', 'JUPYTER_PATH')}, OMP_NUM_THREADS='2', IPYTHONDIR=str(folder / 'ipython'))
+    run = subprocess.run([python, '-c', RUN_NOTEBOOK, str(path), str(folder)], env=env, capture_output=True, text=True, timeout=3600)
+    assert run.returncode == 0, run.stderr[-3000:]
+    return {k: round(v / 1e9, 2) for k, v in json.loads((folder / 'memory.json').read_text()).items()}
+
+
+def lesson_cells(name):
+    import nbformat
+    return nbformat.read(TOP / f'nbs/{name}.ipynb', 4).cells
+
+
+@pytest.mark.slow
+def test_the_install_cell_of_student_notebooks(wheel, tmp_path):
+    "As on Colab: an environment with a kernel and without the kit; downloads several gigabytes."
+    import nbformat
+    sys.path.insert(0, str(TOP / 'docs'))
+    from site_notebooks import student_notebook
+    student = student_notebook(TOP, Path('nbs/00_patches.ipynb'), 'https://site', str(wheel))
+    install = next(c for c in student.cells if c.cell_type == 'code')
+    assert f'%pip install --quiet {wheel}' in install.source
+    venv.create(tmp_path / 'venv', with_pip=True)
+    python = tmp_path / 'venv/bin/python'
+    subprocess.run([python, '-m', 'pip', 'install', '-q', 'ipykernel', 'nbclient'], check=True, timeout=900)
+    memory = run_cells(python, [nbformat.v4.new_code_cell(STAND_IN), install, *lesson_cells('00_patches')], tmp_path)
+    print('lesson 00, GB:', memory)
+    assert memory['peak'] < 4
+
+
+@pytest.mark.slow
+def test_the_requirements_file_of_a_hub(wheel, tmp_path):
+    "Installed into an empty environment; then lessons run in it, in less memory than the guide says; downloads several gigabytes."
+    venv.create(tmp_path / 'venv', with_pip=True)
+    python = tmp_path / 'venv/bin/python'
+    (tmp_path / 'requirements.txt').write_text(f'patchgd_nb @ {wheel.as_uri()}\n')
+    subprocess.run([python, '-m', 'pip', 'install', '-q', '-r', str(tmp_path / 'requirements.txt')], check=True, timeout=1800)
+    for name in ('00_patches', '05_strategy', '07_trainer'):
+        memory = run_cells(python, lesson_cells(name), tmp_path)
+        print(f'{name}, GB:', memory)
+        assert memory['peak'] < 2, name   # what docs/lecturers.md gives a student

@@ -18,6 +18,15 @@ def copy(tmp_path):
     return tmp_path
 
 
+def test_the_top_level_is_short():
+    "Each thing at the top is known; whatever else there is belongs into a folder."
+    if not (TOP / '.git').exists(): pytest.skip('this is no checkout')
+    listed = subprocess.run(['git', 'ls-files'], cwd=TOP, check=True, capture_output=True, text=True, timeout=60).stdout.splitlines()
+    top = {name.split('/')[0] for name in listed}
+    assert top == {'.ci', '.github', '.gitignore', 'CHANGELOG.md', 'CITATION.cff', 'CONTRIBUTING.md', 'LICENSE', 'MANIFEST.in', 'Makefile', 'README.md',
+                   'data_scripts', 'docs', 'nbs', 'patchgd_nb', 'pyproject.toml', 'pytest.ini', 'settings.ini', 'setup.py', 'tests'}
+
+
 def contents(folder): return {p.relative_to(folder): p.read_bytes() for p in sorted(folder.rglob('*')) if p.is_file() and '__pycache__' not in p.parts}
 def command(folder, name): subprocess.run([Path(sys.executable).parent / name], cwd=folder, check=True, timeout=120)
 
@@ -78,7 +87,7 @@ def test_what_could_run_is_found(code): assert unsafe(code)
 def test_nothing_loads_pickles():
     "In no module, script or notebook; figures that run while a file is read are no figures."
     for code in ('np.load(f, allow_pickle=False)', 'torch.load(f, weights_only=True)', 'json.load(f)', 'Trace.load(f)', 'pickle.loads(pickle.dumps(image))'): assert not unsafe(code)
-    sources = {p: p.read_text() for folder in ('patchgd_nb', 'data_scripts', '.ci') for p in (TOP / folder).rglob('*.py')}
+    sources = {p: p.read_text() for folder in ('patchgd_nb', 'data_scripts', 'docs', '.ci') for p in (TOP / folder).rglob('*.py')}
     for p in NOTEBOOKS:
         cells = [c for c in json.loads(p.read_text())['cells'] if c['cell_type'] == 'code']
         sources.update({f'{p.name}, cell {c["id"]}': ''.join(c['source']) for c in cells if not ''.join(c['source']).startswith(('%%bash', '%%sh', '%%html', '%%javascript'))})
@@ -98,7 +107,7 @@ def open_doors(text):
 
 def test_servers_listen_to_this_machine_and_ask_for_a_token():
     for line in ('jupyter lab --ip=0.0.0.0 x.ipynb', 'jupyter lab x.ipynb', "jupyter lab --ip=127.0.0.1 --IdentityProvider.token='' x.ipynb", 'voila x.ipynb --Voila.ip=127.0.0.1', 'jupyter notebook --ip=127.0.0.1 --ServerApp.password='): assert open_doors(line)[0], line
-    texts = {p: p.read_text() for p in (TOP / 'Makefile', TOP / 'README.md', TOP / 'CONTRIBUTING.md', *(TOP / '.ci').iterdir(), *(TOP / 'patchgd_nb').rglob('*.py'), *(TOP / 'data_scripts').glob('*.py'), *[p for p in (TOP / 'tests').glob('*.py') if p.name != Path(__file__).name]) if p.is_file()}
+    texts = {p: p.read_text() for p in (TOP / 'Makefile', TOP / 'README.md', TOP / 'CONTRIBUTING.md', *(TOP / '.ci').iterdir(), *(TOP / 'docs').rglob('*.*'), *(TOP / '.github').rglob('*.yml'), *(TOP / 'patchgd_nb').rglob('*.py'), *(TOP / 'data_scripts').glob('*.py'), *[p for p in (TOP / 'tests').glob('*.py') if p.name != Path(__file__).name]) if p.is_file()}
     for p in NOTEBOOKS: texts[p] = '\n'.join(''.join(c['source']) for c in json.loads(p.read_text())['cells'])
     found = {p: open_doors(t) for p, t in texts.items()}
     assert {p.name for p, (_, started) in found.items() if started} >= {'Makefile', 'lab.py'}   # the pattern finds those that are known
@@ -116,7 +125,7 @@ def texts(path):
     return '\n'.join(''.join(c['source']) for c in json.loads(path.read_text())['cells'] if c['cell_type'] == 'markdown')
 
 
-PAGES = [*NOTEBOOKS, *(p for p in (TOP / 'nbs').rglob('*.md') if '.ipynb_checkpoints' not in p.parts), *TOP.glob('*.md')]
+PAGES = [*NOTEBOOKS, *(TOP / 'docs').glob('*.md'), *(p for p in (TOP / 'nbs').rglob('*.md') if '.ipynb_checkpoints' not in p.parts), *TOP.glob('*.md')]
 
 
 @pytest.mark.parametrize('path', PAGES, ids=lambda p: p.relative_to(TOP).as_posix())
