@@ -181,7 +181,7 @@ def run_watched(
         _subreaper(False)
     with open(scratch / 'printed', errors='replace') as file: return file.read(2 ** 24), reason
 
-# %% ../../nbs/course/sandbox.ipynb #4966fe4b
+# %% ../../nbs/course/sandbox.ipynb #d7b64703
 def container_command(
     engine: str,      # 'docker' or 'podman'
     image: str,       # with this library in it
@@ -200,7 +200,7 @@ def container_command(
             '--tmpfs', f'/work:rw,exec,size={size},mode=1777', '--workdir', '/work', '--env', 'HOME=/work',
             *[word for k, v in QUIET.items() for word in ('--env', f'{k}={v}')], image, *command]
 
-QUIET = dict(OMP_NUM_THREADS='2', PYTHONDONTWRITEBYTECODE='1', HF_HUB_OFFLINE='1', CUDA_VISIBLE_DEVICES='',
+QUIET = dict(OMP_NUM_THREADS='1', PYTHONDONTWRITEBYTECODE='1', HF_HUB_OFFLINE='1', CUDA_VISIBLE_DEVICES='',
              PYTHONHASHSEED='0')
 
 def find_engine() -> tuple[str, str]:
