@@ -33,7 +33,7 @@ def test_every_module_works_without_the_contributors_tools():
     assert 'one batch trained' in run.stdout, run.stderr
 
 
-@pytest.fixture(scope='module')
+@pytest.fixture(scope='session')
 def wheel(tmp_path_factory):
     "Built from a copy, with the setuptools that is there or else the index's."
     folder = tmp_path_factory.mktemp('wheel')
@@ -122,18 +122,23 @@ def test_a_users_way_through_an_empty_environment(wheel, tmp_path):
 TAUGHT = sorted(p.relative_to(TOP / 'nbs').as_posix() for folder, pattern in (('nbs', '[0-9][0-9]_*.ipynb'), ('nbs/course', '[1-9]_*.ipynb')) for p in (TOP / folder).glob(pattern))
 
 
-@pytest.fixture(scope='module')
+@pytest.fixture(scope='session')
 def student(wheel, tmp_path_factory):
     "An environment with only the wheel in it, shared by all test processes, and the lecturer's notebooks; downloads several gigabytes."
     shared = tmp_path_factory.getbasetemp()
     if 'PYTEST_XDIST_WORKER' in os.environ: shared = shared.parent   # of all workers
     folder, env = shared / 'student', {k: v for k, v in os.environ.items() if k != 'PYTHONPATH'}
-    with FileLock(shared / 'student.lock'):
+    user, lock = shared / f"student.{os.environ.get('PYTEST_XDIST_WORKER', 'only')}", FileLock(shared / 'student.lock')
+    with lock:
+        user.touch()
         if not (folder / 'lessons').is_dir():
             venv.create(folder / 'venv', with_pip=True)
             subprocess.run([folder / 'venv/bin/python', '-m', 'pip', 'install', '-q', str(wheel)], check=True, timeout=1800, env=env)
             subprocess.run([folder / 'venv/bin/patchgd', 'copy', 'lessons', '--solutions'], cwd=folder, check=True, timeout=300, env=env)
-    return folder, env
+    yield folder, env
+    with lock:   # the last one takes the gigabytes away
+        user.unlink()
+        if not list(shared.glob('student.*[!k]')): shutil.rmtree(folder)
 
 
 @pytest.mark.notebooks

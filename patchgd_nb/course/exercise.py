@@ -82,7 +82,7 @@ def _frames(error, code):
     start = next((i for i, (c, _) in enumerate(frames) if c is code), len(frames))
     return frames[start:start + 1], frames[start + 1:]
 
-# %% ../../nbs/course/exercise.ipynb #0dade01f
+# %% ../../nbs/course/exercise.ipynb #20b287d3
 NOT_WRITTEN = 'Not written yet.'
 
 def _explain(error, code):
@@ -90,6 +90,7 @@ def _explain(error, code):
     frames = _frames(error, code)[1]
     own = [(c, n) for c, n in frames if not _is_library(c.co_filename)]
     if isinstance(error, NotImplementedError) and own and own[-1] == frames[-1]: return NOT_WRITTEN
+    if isinstance(error, (TypeError, AttributeError)) and 'ellipsis' in str(error): return NOT_WRITTEN
     text = ' '.join(str(error).split())[:300]
     said = f'{type(error).__name__}: {text}' if text else type(error).__name__
     if not own: return f'{said}.' if said[-1] not in '.!?' else said
