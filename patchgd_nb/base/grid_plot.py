@@ -16,7 +16,7 @@ if TYPE_CHECKING: from matplotlib.axes import Axes   # the library imports matpl
 OUTLINE = '#d55e00'   # of chosen patches
 
 def plot_grid(
-    grid: Any,                                  # a PatchGrid of two axes, or what has its length, corners and patch size
+    grid: Any,                                  # a PatchGrid of two axes, or what has its length, corners, patch size
     image: Tensor | np.ndarray,                 # (C, H, W) or (H, W) tensor, or (H, W, 3) array; uint8, or 0 to 1
     mask: Tensor | np.ndarray | None = None,    # (K,) bool: patches to outline; without `values` the others turn pale
     values: Tensor | np.ndarray | None = None,  # (K,) numbers to tint patches by; NaN: none, the patch is hatched

@@ -48,7 +48,8 @@ def check_tissue_share(share):
     pixels[:16, 64:96] = 120              # the upper half of patch 2 of 2 x 3
     pixels[32:64, 32:64] = 250, 120, 250  # patch 4, dark in one channel
     result = torch.as_tensor(share(pixels.copy(), 32)).float()
-    yield 'one number for each patch', result.shape == (6,), f'The result has the shape {tuple(result.shape)}: give (K,).'
+    yield 'one number for each patch', result.shape == (6,), \
+        f'The result has the shape {tuple(result.shape)}: give (K,).'
     yield 'glass has none', bool((result[[0, 1, 3, 5]] == 0).all()) or result.argmax().item() not in (2, 4), \
         'A pixel is dark if its darkest channel is below 200; glass is 255.'
     yield 'patch 2 is half dark', torch.isclose(result[2], torch.tensor(.5)).item(), \
@@ -124,7 +125,8 @@ def check_write(write):
     cells, latents = torch.tensor([[0, 1], [0, 7]]), torch.full((2, 2), -1., requires_grad=True)
     given = old.clone()
     z = write(given, cells, latents)
-    yield 'the result has the shape of Z', z.shape == old.shape, f'Z is {tuple(old.shape)}, the result {tuple(z.shape)}.'
+    yield 'the result has the shape of Z', z.shape == old.shape, \
+        f'Z is {tuple(old.shape)}, the result {tuple(z.shape)}.'
     yield 'the latents are in their cells', bool((z[0, :, 0, 1] == -1).all() and (z[0, :, 1, 3] == -1).all()), \
         'On a grid of 3 x 4, patch 7 is at row 1, column 3: row = k // n, col = k % n.'
     yield 'all other cells are as they were', int((z != old).sum()) == 4, 'Other cells than the two have changed.'
@@ -203,5 +205,6 @@ def check_mean_head(head_class):
     mixed = x.flatten(2)[..., torch.randperm(16, generator=generator)].unflatten(2, (4, 4))
     yield 'the order of the cells does not matter', torch.allclose(head(x), head(mixed), atol=1e-5), \
         'The mean over all cells does not depend on their order.'
-    yield 'every cell counts', not torch.allclose(head(x), head(x * (torch.arange(16).reshape(4, 4) < 15)), atol=1e-5), \
+    without_last = x * (torch.arange(16).reshape(4, 4) < 15)
+    yield 'every cell counts', not torch.allclose(head(x), head(without_last), atol=1e-5), \
         'The last cell was changed and the scores were not: the mean goes over all cells.'
