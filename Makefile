@@ -3,13 +3,15 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: help install train test slow lab readme clean
+.PHONY: help install train test test-notebooks slow lab edit readme clean
 
 help:
 	@echo "make train   train on the embedded cohort, about 10 minutes on two quiet CPU cores; leaves runs/train_panda.ipynb"
 	@echo "make test    the whole test suite"
+	@echo "make test-notebooks  the course, every exercise, every lesson from the wheel alone, the studies as trials"
 	@echo "make slow    the tests that take longer"
-	@echo "make lab     open the first lesson in JupyterLab"
+	@echo "make lab     copy the lessons into lessons/, exercises unsolved, and open the first one in JupyterLab"
+	@echo "make edit    open the notebooks themselves, for contributors"
 	@echo "make readme  write README.md from nbs/index.ipynb"
 	@echo "make clean   strip the notebooks of what a commit should not hold, and export the modules"
 
@@ -26,14 +28,21 @@ train: $(INSTALLED)
 	@echo "The executed notebook lies at $(CURDIR)/runs/train_panda.ipynb"
 
 test: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 2 --skip_file_glob 'train_*'
-	$(BIN)/python -m pytest tests -n 2 --dist worksteal -m 'not slow and not browser'
+	OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 2 --skip_file_glob 'train_*' --skip_file_re '^([_.]|[1-9]_)'   # sessions: below
+	$(BIN)/python -m pytest tests -n 2 --dist worksteal -m 'not slow and not browser and not notebooks'
 	$(BIN)/python -m pytest tests -m 'browser and not slow'   # alone: a page answers in time only where cores are free
+
+test-notebooks: $(INSTALLED)
+	$(BIN)/python -m pytest tests -n 2 --dist worksteal -m notebooks
 
 slow: $(INSTALLED)
 	$(BIN)/python -m pytest tests -m slow
 
 lab: $(INSTALLED)
+	$(BIN)/patchgd copy lessons
+	$(BIN)/jupyter lab --ip=127.0.0.1 $(if $(filter 0,$(shell id -u)),--allow-root) lessons/00_patches.ipynb
+
+edit: $(INSTALLED)
 	$(BIN)/jupyter lab --ip=127.0.0.1 $(if $(filter 0,$(shell id -u)),--allow-root) nbs/00_patches.ipynb
 
 readme: $(INSTALLED)

@@ -2,6 +2,7 @@
 import importlib.util, json, os, shutil, subprocess, sys, venv, zipfile
 from pathlib import Path
 import pytest
+from filelock import FileLock
 import patchgd_nb
 from patchgd_nb.experiment.notebooks import notebook_files
 
@@ -32,7 +33,7 @@ def test_every_module_works_without_the_contributors_tools():
     assert 'one batch trained' in run.stdout, run.stderr
 
 
-@pytest.fixture(scope='module')
+@pytest.fixture(scope='session')
 def wheel(tmp_path_factory):
     "Built from a copy, with the setuptools that is there or else the index's."
     folder = tmp_path_factory.mktemp('wheel')
@@ -114,3 +115,37 @@ def test_a_users_way_through_an_empty_environment(wheel, tmp_path):
     assert record['outcome'] == 'finished' and record['code'] is None and (tmp_path / 'runs/a/train_panda.ipynb').is_file()
     run('predict', 'runs/a', 'cohort/train_images', '--out', 'predictions')
     assert len((tmp_path / 'predictions/predictions.csv').read_text().splitlines()) == 13 and len(list((tmp_path / 'predictions/maps').glob('*.geojson'))) == 12
+
+
+# --- only the wheel: what a student has
+
+TAUGHT = sorted(p.relative_to(TOP / 'nbs').as_posix() for folder, pattern in (('nbs', '[0-9][0-9]_*.ipynb'), ('nbs/course', '[1-9]_*.ipynb')) for p in (TOP / folder).glob(pattern))
+
+
+@pytest.fixture(scope='session')
+def student(wheel, tmp_path_factory):
+    "An environment with only the wheel in it, shared by all test processes, and the lecturer's notebooks; downloads several gigabytes."
+    shared = tmp_path_factory.getbasetemp()
+    if 'PYTEST_XDIST_WORKER' in os.environ: shared = shared.parent   # of all workers
+    folder, env = shared / 'student', {k: v for k, v in os.environ.items() if k != 'PYTHONPATH'}
+    user, lock = shared / f"student.{os.environ.get('PYTEST_XDIST_WORKER', 'only')}", FileLock(shared / 'student.lock')
+    with lock:
+        user.touch()
+        if not (folder / 'lessons').is_dir():
+            venv.create(folder / 'venv', with_pip=True)
+            subprocess.run([folder / 'venv/bin/python', '-m', 'pip', 'install', '-q', str(wheel)], check=True, timeout=1800, env=env)
+            subprocess.run([folder / 'venv/bin/patchgd', 'copy', 'lessons', '--solutions'], cwd=folder, check=True, timeout=300, env=env)
+    yield folder, env
+    with lock:   # the last one takes the gigabytes away
+        user.unlink()
+        if not list(shared.glob('student.*[!k]')): shutil.rmtree(folder)
+
+
+@pytest.mark.notebooks
+@pytest.mark.parametrize('name', TAUGHT)
+def test_a_notebook_runs_from_the_wheel_alone(student, tmp_path, name):
+    "Every lesson and session with its solutions, from the first cell to the last, as papermill runs it."
+    folder, env = student
+    run = subprocess.run([folder / 'venv/bin/python', '-m', 'papermill', name, tmp_path / 'out.ipynb', '--cwd', folder / 'lessons' / Path(name).parent, '--no-progress-bar'],
+                         cwd=folder / 'lessons', env=env, capture_output=True, text=True, timeout=600)
+    assert run.returncode == 0, run.stderr[-3000:]

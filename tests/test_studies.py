@@ -26,9 +26,20 @@ def test_ultramnist_is_made_fast(tmp_path):
     assert len(rates) >= 2 and max(rates[:2]) >= 10, table
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize('name', ['head_scores', 'carry_augmentation'])
+TRIALS = dict(   # every study, with as little work as shows that it runs
+    batchnorm_statistics=dict(slides=12, slide_epochs=1, train=32, valid=16, digit_epochs=1, batches=[2]), bench_dashboard=dict(seconds=2, alternate=4), bench_readers=dict(size=2048, repeats=1),
+    bench_speed=dict(backbones=['resnet18'], sizes=[256], minutes=.05, epoch_images=2, out_file='bench.json'), bench_ultramnist=dict(image_size=512, images=16, repeats=1, mnist='scikit-learn'),
+    carry_augmentation=dict(slides=12, epochs=1), carry_scores=dict(seconds=3, seeds=[0], data_dir='cohort'), gigapixel=dict(sizes='1024 2048'), head_scores=dict(slides=12, heads=['smaller', 'published']),
+    panda_seeds=dict(seeds=[0], out_dir='seeds', extra=dict(n_slides=6, epochs=1, image_size=512, folds=2, batch_size=2)), recipes={}, ultramnist_ablation=dict(seconds=2, valid=20), wrong_gradients={})
+
+
+def test_every_study_has_a_trial():   # but for the soak, whose limits hold after an hour: test_night.py runs it
+    assert TRIALS.keys() | {'soak'} == {p.stem for p in (TOP / 'nbs/studies').glob('*.ipynb')}
+
+
+@pytest.mark.notebooks
+@pytest.mark.parametrize('name', TRIALS)
 def test_a_trial_runs(tmp_path, name):
-    "As it stands, with the defaults of its first cell."
-    run = subprocess.run([Path(sys.executable).parent / 'papermill', TOP / f'nbs/studies/{name}.ipynb', tmp_path / 'out.ipynb', '--no-progress-bar'], cwd=tmp_path, capture_output=True, text=True, timeout=1800)
+    "From the first cell to the last; what a study finds, it finds with its own parameters only."
+    run = subprocess.run([Path(sys.executable).parent / 'papermill', TOP / f'nbs/studies/{name}.ipynb', tmp_path / 'out.ipynb', '--no-progress-bar', '-y', json.dumps(TRIALS[name])], cwd=tmp_path, capture_output=True, text=True, timeout=900)
     assert run.returncode == 0, run.stderr[-2000:]

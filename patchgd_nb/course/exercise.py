@@ -67,11 +67,11 @@ class Report:
         advice = f'<div style="padding:3px 0">&#10132; {html.escape(self.mistake)}</div>' if self.mistake else ''
         return f'<div><strong>{html.escape(self._head())}</strong>{table}{advice}</div>'
 
-# %% ../../nbs/course/exercise.ipynb #b6b949a3
+# %% ../../nbs/course/exercise.ipynb #0c858832
 def _is_library(path):
     "Whether a file belongs to Python, to an installed package or to this one."
     package = __file__.rpartition('/course/')[0] if '__file__' in globals() else '<in a notebook>'
-    return path.startswith(('<frozen', sys.prefix, sys.base_prefix, package)) or 'site-packages' in path
+    return path.startswith(('<frozen', '<patchgd_nb', sys.prefix, sys.base_prefix, package)) or 'site-packages' in path
 
 def _frames(error, code):
     "(code, line number) of the traceback: the line of the checker whose code is given, and the lines after it."
@@ -82,7 +82,7 @@ def _frames(error, code):
     start = next((i for i, (c, _) in enumerate(frames) if c is code), len(frames))
     return frames[start:start + 1], frames[start + 1:]
 
-# %% ../../nbs/course/exercise.ipynb #0dade01f
+# %% ../../nbs/course/exercise.ipynb #20b287d3
 NOT_WRITTEN = 'Not written yet.'
 
 def _explain(error, code):
@@ -90,6 +90,7 @@ def _explain(error, code):
     frames = _frames(error, code)[1]
     own = [(c, n) for c, n in frames if not _is_library(c.co_filename)]
     if isinstance(error, NotImplementedError) and own and own[-1] == frames[-1]: return NOT_WRITTEN
+    if isinstance(error, (TypeError, AttributeError)) and 'ellipsis' in str(error): return NOT_WRITTEN
     text = ' '.join(str(error).split())[:300]
     said = f'{type(error).__name__}: {text}' if text else type(error).__name__
     if not own: return f'{said}.' if said[-1] not in '.!?' else said

@@ -5,19 +5,19 @@
 # %% auto #0
 __all__ = ['PYTHON', 'LARGEST', 'Grade', 'Runner', 'grade_submission', 'write_table', 'read_table', 'grade']
 
-# %% ../../nbs/course/grade.ipynb #256b52a6
+# %% ../../nbs/course/grade.ipynb #b5158601
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
-import csv, io, json, re, secrets, shutil, sys, tempfile, time
+import csv, io, json, os, re, secrets, shutil, sys, tempfile, time
 from ..base.files import write_atomic
 from ..base.units import parse_bytes
 from .exercise import NOT_WRITTEN
 from .sandbox import (Limits, container_command, find_engine, has_image, run_watched,
                                        scratch_environment)
 from .sessions import Session, make_steps, read_session, session_of
-from .student import exercise_notebooks, read_notebook
+from .student import exercise_notebooks, parse_notebook
 from ..experiment.notebooks import notebooks_folder
 
 # %% ../../nbs/course/grade.ipynb #05b9d3dc
@@ -56,7 +56,7 @@ def _read_lines(printed, session):
         ready |= 'ready' in said
     return scores, [r for r in remarks if r], done, ready
 
-# %% ../../nbs/course/grade.ipynb #df462a89
+# %% ../../nbs/course/grade.ipynb #75b6c61d
 PYTHON = 'import sys; from patchgd_nb.course.grade_runner import main; sys.exit(main())'
 
 class Runner:
@@ -77,6 +77,7 @@ class Runner:
         try:
             env = scratch_environment(scratch)
             if self.engine:
+                env = dict(os.environ)   # of the engine's own command; none of it gets into the container
                 name = f'patchgd-grade-{secrets.token_hex(6)}'
                 command = container_command(self.engine, self.image, name, self.limits, ['python', '-c', PYTHON])
                 end = [self.engine, 'kill', name]
@@ -105,7 +106,7 @@ def _remove(folder):
         except OSError: pass
     shutil.rmtree(folder, onerror=again)
 
-# %% ../../nbs/course/grade.ipynb #5a43115c
+# %% ../../nbs/course/grade.ipynb #349ebf15
 LARGEST = 50 * 2 ** 20   # bytes of a submission
 
 def _kernel_missing(nb):
@@ -128,17 +129,15 @@ def grade_submission(
         fingerprint = _fingerprint(mark, session, runner.limits)
         return Grade(name, session.name if session else '', scores, [remark], fingerprint)
 
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, 'submission.ipynb')
-        path.write_bytes(data)
-        try: nb = read_notebook(path)
-        except ValueError: return failed('The file is not a notebook.')
-    numbers = {s: [e.number for e in session.exercises] for s, session in sessions.items()}
-    session = sessions.get(session_of(nb, Path(name).name, sessions, numbers))
-    if session is None: return failed('The notebook belongs to no session that has exercises.')
-    if kernel := _kernel_missing(nb):
-        return failed(f'There is no kernel {kernel}, which the notebook asks for: choose Python.', session)
-    steps, remarks = make_steps(nb, session)
+    numbers, session = {s: [e.number for e in session.exercises] for s, session in sessions.items()}, None
+    try:
+        nb = parse_notebook(data, name)
+        session = sessions.get(session_of(nb, Path(name).name, sessions, numbers))
+        if session is None: return failed('The notebook belongs to no session that has exercises.')
+        if kernel := _kernel_missing(nb):
+            return failed(f'There is no kernel {kernel}, which the notebook asks for: choose Python.', session)
+        steps, remarks = make_steps(nb, session)
+    except Exception: return failed('The file is not a notebook.', session)   # whatever stands in its JSON
     printed, reason = runner.run(dict(steps=steps, notebook=data.decode('utf-8', errors='replace')))
     scores, said, done, ready = _read_lines(printed, session)
     if reason: said.insert(0, reason)
@@ -149,7 +148,7 @@ def _fingerprint(mark, session, limits):
     "Changes with the submission, the lecturer's notebook and the limits."
     return sha256(f'{mark} {session and session.fingerprint} {limits}'.encode()).hexdigest()[:16]
 
-# %% ../../nbs/course/grade.ipynb #0da7ef03
+# %% ../../nbs/course/grade.ipynb #00b8657e
 def _plain_text(text): return "'" + text if text[:1] in ('=', '+', '-', '@', '\t') else text
 
 def _order(number): return [int(part) for part in number.split('.')]
@@ -175,9 +174,10 @@ def read_table(
     "The rows of a table; a ValueError for any other file."
     if not Path(path).exists(): return {}
     try:
-        with open(path, newline='', encoding='utf-8') as file: rows = list(csv.DictReader(file))
+        with open(path, newline='', encoding='utf-8') as file: table = csv.DictReader(file.read().splitlines(True))
+        if 'fingerprint' not in (table.fieldnames or ()): raise KeyError('fingerprint')
         grades = [Grade(r['submission'].removeprefix("'"), r['session'], {k: float(v) for k, v in r.items() if v and
-                  re.fullmatch(r'\d+\.\d+', k)}, [r['remarks'].removeprefix("'")], r['fingerprint']) for r in rows]
+                  re.fullmatch(r'\d+\.\d+', k)}, [r['remarks'].removeprefix("'")], r['fingerprint']) for r in table]
     except (ValueError, KeyError, TypeError, AttributeError, csv.Error, OSError):
         raise ValueError(f'{path} is there and is no table of grades: give another path for the table.') from None
     return {g.submission: g for g in grades}
@@ -216,7 +216,7 @@ def _make_runner(limits, trusted, image):
                          '--image names another.')
     return Runner(limits, engine, image)
 
-# %% ../../nbs/course/grade.ipynb #ab35ac4a
+# %% ../../nbs/course/grade.ipynb #85e1b33d
 def grade(
     folder: str | Path,              # submitted notebooks, at any depth
     out: str | Path,                 # table to write, a CSV; a second start goes on where it ends
@@ -236,7 +236,7 @@ def grade(
     if min(cell_seconds, minutes, processes) <= 0: raise ValueError('Limits of time and processes must be above 0.')
     limits = Limits(cell_seconds, 60 * minutes, parse_bytes(memory), parse_bytes(printed), processes=processes)
     known = {} if again else read_table(out)
-    files = _read_folder(folder)
+    files = {name: data for name, data in _read_folder(folder).items() if (folder / name).resolve() != out.resolve()}
     names = [name for name in files if name.endswith('.ipynb')]
     large = [p for p in folder.rglob('*.ipynb') if p.is_file() and p.stat().st_size > LARGEST]
     for path in large: print(f'{path} is larger than {LARGEST // 2 ** 20} MB and is left out.', file=sys.stderr)
@@ -245,13 +245,15 @@ def grade(
     sessions = {name: read_session(path, name) for name, path in exercise_notebooks(home).items()}
     if not sessions: raise ValueError(f'{home} holds no notebook with exercises: give --lecturer another folder.')
     runner = _make_runner(limits, trusted, image)
-    runner.refuse_if_broken()
+    marks = {name: sha256(files[name]).hexdigest() for name in names}
+    same = {name for name, row in known.items() if name in marks and
+            row.fingerprint == _fingerprint(marks[name], sessions.get(row.session), limits)}
+    if same < {*names}: runner.refuse_if_broken()
     out.parent.mkdir(parents=True, exist_ok=True)
     grades = []
     for n, name in enumerate(names, 1):
         start, row = time.monotonic(), known.get(name)
-        mark = sha256(files[name]).hexdigest()
-        if row is None or row.fingerprint != _fingerprint(mark, sessions.get(row.session), limits):
+        if name not in same:
             row = grade_submission(name, files[name], sessions, runner)
             if _put_back(folder, files): row.remarks.append('It changed the folder of submissions, which was put back.')
         grades.append(row)

@@ -50,7 +50,7 @@ def run_check(
     return json.dumps(dict(score=report.score, passed=passed, total=len(report.lines) + report.not_reached,
                            mistake=report.mistake))
 
-# %% ../../nbs/course/grade_runner.ipynb #664bf4b9
+# %% ../../nbs/course/grade_runner.ipynb #be73cdd8
 class Stop(Exception):
     "Why the rest of a submission is not run."
 
@@ -98,7 +98,9 @@ class Kernel:
         asked = dict(silent=True, store_history=False, user_expressions=dict(value=expression)) if expression else {}
         request = self.client.execute(source, allow_stdin=False, stop_on_error=False, **asked)
         reply = self._reply(request, self.cell_seconds, where)
-        if reply is not None: return '', reply.get('user_expressions', {}).get('value', {})
+        if reply is not None:
+            full = f'{where[0].upper()}{where[1:]} ran out of memory.' if reply.get('ename') == 'MemoryError' else ''
+            return full, reply.get('user_expressions', {}).get('value', {})
         self.manager.interrupt_kernel()
         slow = f'{where[0].upper()}{where[1:]} took more than {self.cell_seconds:g} s'
         if self._reply(request, 5, where) is None: raise Stop(f'{slow} and could not be interrupted.')
@@ -109,7 +111,7 @@ class Kernel:
         self.client.stop_channels()
         self.manager.shutdown_kernel(now=True)
 
-# %% ../../nbs/course/grade_runner.ipynb #42507114
+# %% ../../nbs/course/grade_runner.ipynb #6a2da360
 RUNNER = 'patchgd_nb.course.grade_runner'   # this module
 
 def _check(kernel, step):
@@ -135,7 +137,7 @@ def run_job(
         say(dict(ready=True))
         for step in job['steps']:
             if 'exercise' in step: say(dict(exercise=step['exercise'], **_check(kernel, step)))
-            elif slow := kernel.run(step['code'], step['where'])[0]: say(dict(remark=slow))
+            elif wrong := kernel.run(step['code'], step['where'])[0]: say(dict(remark=wrong))
         say(dict(done=True))
     except Stop as e: say(dict(stop=str(e)))
     finally:

@@ -7,13 +7,13 @@ __all__ = ['LANDLOCK_CREATE', 'LANDLOCK_ADD', 'LANDLOCK_RESTRICT', 'READS', 'FOR
            'limit_resources', 'confine', 'run_watched', 'container_command', 'find_engine', 'has_image',
            'scratch_environment']
 
-# %% ../../nbs/course/sandbox.ipynb #18825685
+# %% ../../nbs/course/sandbox.ipynb #fa348eff
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-import ctypes, os, shutil, signal, subprocess, sys, tempfile, time
+import ctypes, os, shutil, signal, site, subprocess, sys, time
 import psutil
+import patchgd_nb
 from ..base.units import parse_bytes
 
 # %% ../../nbs/course/sandbox.ipynb #16b71b0f
@@ -51,7 +51,7 @@ def limit_resources(
         try: resource.setrlimit(kind, (value, value))
         except (ValueError, OSError): pass   # macOS refuses some of them: the watch is still there
 
-# %% ../../nbs/course/sandbox.ipynb #33599244
+# %% ../../nbs/course/sandbox.ipynb #c5b7b51d
 LANDLOCK_CREATE, LANDLOCK_ADD, LANDLOCK_RESTRICT = 444, 445, 446   # system calls, the same on every processor
 READS, FOR_FILES = 0b1101, 0b1000000000000111   # execute, read a file, list a folder; what a single file can be given
 
@@ -83,7 +83,8 @@ def confine(
                          ctypes.c_size_t(sizes), 0)
     if rules < 0: return False
     system = '/usr /lib /lib32 /lib64 /bin /sbin /etc /opt /proc /sys /nix /run/current-system'.split()
-    python = {sys.prefix, sys.base_prefix, os.path.dirname(os.path.realpath(sys.executable)), *filter(None, sys.path)}
+    python = {sys.prefix, sys.base_prefix, os.path.dirname(os.path.realpath(sys.executable)), *filter(None, sys.path),
+              os.path.dirname(patchgd_nb.__file__)}   # an editable install need not be on the path
     for path in (*system, *python): _allow(libc, rules, path, READS)
     for path in ('/dev', *writable): _allow(libc, rules, path, files)
     os.set_inheritable(rules, False)
@@ -92,7 +93,7 @@ def confine(
     os.close(rules)
     return done
 
-# %% ../../nbs/course/sandbox.ipynb #a7930ebd
+# %% ../../nbs/course/sandbox.ipynb #18dabc09
 def _descendants(before):
     "Processes that this one started, and those that they started, but for those that were there before."
     found = psutil.Process().children(recursive=True)
@@ -105,10 +106,15 @@ def _memory(processes):
         except psutil.Error: return 0
     return lambda precise: sum(of(p, precise) for p in processes)
 
+def _can_end(p):
+    "Whether a process is there and not only waiting for its parent to notice its end; our own children we notice."
+    try: return p.status() != psutil.STATUS_ZOMBIE or p.ppid() == os.getpid()
+    except psutil.Error: return False
+
 def _end(before):
     "End what was started, and what that starts meanwhile."
     for _ in range(100):
-        processes = [p for p in _descendants(before) if p.status() != psutil.STATUS_ZOMBIE or p.ppid() == os.getpid()]
+        processes = [p for p in _descendants(before) if _can_end(p)]
         if not processes: return
         for sign in (signal.SIGSTOP, signal.SIGKILL):   # first stopped, so that none starts another
             for p in processes:
@@ -125,7 +131,7 @@ def _written(folder):
             except OSError: pass
     return total
 
-# %% ../../nbs/course/sandbox.ipynb #1409d828
+# %% ../../nbs/course/sandbox.ipynb #edfc78d8
 def _exceeded(limits, before, start, scratch, look_at_files):
     "Which limit is exceeded, in a sentence; empty if none is."
     processes = _descendants(before)
@@ -151,7 +157,7 @@ def run_watched(
     end: Sequence[str] = (),  # a command that ends it as well: of a container, say
 ) -> tuple[str, str]:         # what it printed; the limit it exceeded, in a sentence, or nothing
     "Run a command until it ends or exceeds a limit; afterwards nothing that it started is left."
-    scratch, reason = Path(scratch), ''
+    scratch, reason, ended = Path(scratch), '', False
     (scratch / 'given').write_text(given)
     before = set(psutil.Process().children(recursive=True))
     _subreaper(True)
@@ -164,16 +170,18 @@ def run_watched(
             while not reason:
                 try: process.wait(.1)
                 except subprocess.TimeoutExpired: pass
-                else: break
+                else:
+                    ended = True
+                    break
                 looks += 1
                 reason = _exceeded(limits, before, start, scratch, looks % 10 == 0)
     finally:
-        if end and reason: subprocess.run(end, capture_output=True, timeout=60)
+        if end and not ended: subprocess.run(end, capture_output=True, timeout=60)
         _end(before)
         _subreaper(False)
     with open(scratch / 'printed', errors='replace') as file: return file.read(2 ** 24), reason
 
-# %% ../../nbs/course/sandbox.ipynb #1c44c379
+# %% ../../nbs/course/sandbox.ipynb #d7b64703
 def container_command(
     engine: str,      # 'docker' or 'podman'
     image: str,       # with this library in it
@@ -184,14 +192,15 @@ def container_command(
     "The command that runs another one in a container."
     size, user = limits.written // 2, os.getuid() or 65534
     return [engine, 'run', '--rm', '--interactive', '--name', name, '--network', 'none', '--read-only',
-            '--memory', str(limits.memory), '--memory-swap', str(limits.memory), '--cpus', '2',
+            '--memory', str(limits.memory), '--memory-swap', str(limits.memory),
+            '--cpus', str(min(2, os.cpu_count() or 1)),
             '--pids-limit', str(16 * limits.processes), '--cap-drop', 'ALL', '--security-opt', 'no-new-privileges',
             '--user', f'{user}:{user}', '--ulimit', f'cpu={int(limits.seconds) + 10}', '--ulimit', 'core=0',
             '--ulimit', f'fsize={limits.written}', '--tmpfs', f'/tmp:rw,exec,size={size},mode=1777',
             '--tmpfs', f'/work:rw,exec,size={size},mode=1777', '--workdir', '/work', '--env', 'HOME=/work',
             *[word for k, v in QUIET.items() for word in ('--env', f'{k}={v}')], image, *command]
 
-QUIET = dict(OMP_NUM_THREADS='2', PYTHONDONTWRITEBYTECODE='1', HF_HUB_OFFLINE='1', CUDA_VISIBLE_DEVICES='',
+QUIET = dict(OMP_NUM_THREADS='1', PYTHONDONTWRITEBYTECODE='1', HF_HUB_OFFLINE='1', CUDA_VISIBLE_DEVICES='',
              PYTHONHASHSEED='0')
 
 def find_engine() -> tuple[str, str]:
@@ -213,7 +222,7 @@ def has_image(
     "Whether an image is there."
     return subprocess.run([engine, 'image', 'inspect', image], capture_output=True, timeout=60).returncode == 0
 
-# %% ../../nbs/course/sandbox.ipynb #88106b84
+# %% ../../nbs/course/sandbox.ipynb #05284fe1
 def scratch_environment(
     scratch: str | Path,  # folder; its parts are made
 ) -> dict[str, str]:
@@ -223,4 +232,5 @@ def scratch_environment(
     own = dict(HOME='home', TMPDIR='tmp', JUPYTER_RUNTIME_DIR='run', JUPYTER_CONFIG_DIR='run', JUPYTER_DATA_DIR='run',
                IPYTHONDIR='run', MPLCONFIGDIR='tmp', XDG_CACHE_HOME='tmp')
     for folder in {*own.values()}: (scratch / folder).mkdir(exist_ok=True)
+    kept['PYTHONUSERBASE'] = site.getuserbase()   # what `pip install --user` installed lies in the real home
     return kept | QUIET | {k: str(scratch / folder) for k, folder in own.items()}

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['BEGIN', 'END', 'FUNCTIONS', 'HEADING', 'HINT', 'source_of', 'parse_cell', 'make_stub', 'show_solution', 'Exercise',
-           'module_of', 'read_exercises', 'student_version', 'read_notebook', 'has_exercises', 'exercise_notebooks',
-           'copy_course']
+           'module_of', 'read_exercises', 'student_version', 'parse_notebook', 'read_notebook', 'has_exercises',
+           'exercise_notebooks', 'copy_course']
 
 # %% ../../nbs/course/student.ipynb #2c5b04c1
 from collections.abc import Iterator, Sequence
@@ -17,7 +17,7 @@ import ast, json, re
 import patchgd_nb
 from ..experiment.notebooks import copy_notebooks
 
-# %% ../../nbs/course/student.ipynb #355d74ef
+# %% ../../nbs/course/student.ipynb #1300e113
 BEGIN, END = '# BEGIN SOLUTION', '# END SOLUTION'
 
 def source_of(
@@ -29,9 +29,9 @@ def source_of(
 def parse_cell(
     source: str,  # of a code cell
 ) -> ast.Module:  # empty for a cell of another language
-    "The syntax tree of a cell; magics and shell commands count as `pass`."
+    "The syntax tree of a cell; magics, shell commands and questions (`f??`) count as `pass`."
     if source.startswith('%%'): return ast.parse('')
-    return ast.parse(re.sub(r'(?m)^(\s*)[%!].*$', r'\1pass', source))
+    return ast.parse(re.sub(r'(?m)^(\s*)([%!?].*|[\w.]+\?{1,2}\s*)$', r'\1pass', source))
 
 def _blocks(source):
     "(line of BEGIN, line of END) of each solution in a cell, counted from 0."
@@ -213,13 +213,17 @@ def _solution_cell(exercise, source):
     cell_id = sha256(f'solution {exercise.number}'.encode()).hexdigest()[:8]
     return dict(cell_type='markdown', id=cell_id, metadata={}, source=folded)
 
-# %% ../../nbs/course/student.ipynb #72729543
+# %% ../../nbs/course/student.ipynb #a09d981e
 def student_version(
     nb: dict,          # the lecturer's notebook
     name: str = '',    # its path among the notebooks, 'course/4_algorithm.ipynb'; the grader finds it by that
 ) -> dict:
     "The notebook that students get; a ValueError says where an exercise leaves the format."
     exercises = read_exercises(nb, name or 'the notebook')
+    for i, cell in enumerate(nb['cells']):
+        try: cell['cell_type'] != 'code' or parse_cell(source_of(cell))
+        except SyntaxError as e:
+            raise ValueError(f'cell {i} of {name or "the notebook"} is no Python: {e.msg}.') from None
     parts = {i: (e, part) for e in exercises
              for part, i in (('answer', e.solution), ('check', e.check), ('hint', e.hint))}
     first, cells = min((e.heading for e in exercises), default=len(nb['cells'])), []
@@ -240,19 +244,26 @@ def student_version(
     return deepcopy({k: v for k, v in nb.items() if k != 'cells'}) | dict(
         cells=cells, metadata=deepcopy(nb['metadata']) | dict(patchgd=about))
 
-# %% ../../nbs/course/student.ipynb #f1c38d41
-def read_notebook(
-    path: str | Path,
+# %% ../../nbs/course/student.ipynb #d6b45499
+def parse_notebook(
+    data: bytes,   # of a file
+    name: str,     # for what is said of it
 ) -> dict:
-    "A notebook from its file; a ValueError for any other file."
+    "A notebook from the content of its file; a ValueError for any other content."
     try:
-        nb = json.loads(Path(path).read_text(encoding='utf-8'))
+        nb = json.loads(data)
         for cell in nb['cells']: source_of(cell), cell['cell_type'], cell['metadata'].get('tags')
         if not isinstance(nb['metadata'], dict): raise TypeError('metadata is no table')
         return nb
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
-        raise ValueError(f'{path} cannot be read as a notebook ({type(e).__name__}: {str(e)[:100]}): '
+        raise ValueError(f'{name} cannot be read as a notebook ({type(e).__name__}: {str(e)[:100]}): '
                          'save it in JupyterLab.') from None
+
+def read_notebook(
+    path: str | Path,
+) -> dict:
+    "A notebook from its file; a ValueError for any other file."
+    return parse_notebook(Path(path).read_bytes(), str(path))
 
 def has_exercises(
     nb: dict,  # a notebook
@@ -272,7 +283,7 @@ def exercise_notebooks(
 def _student_file(file, data):
     "What students get of a file of the library."
     if file.suffix != '.ipynb' or b'### Exercise' not in data: return data
-    nb = json.loads(data)
+    nb = parse_notebook(data, str(file))
     if not has_exercises(nb): return data
     return (json.dumps(student_version(nb, file.as_posix()), indent=1, ensure_ascii=False) + '\n').encode()
 
