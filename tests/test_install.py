@@ -54,11 +54,11 @@ def test_the_wheel_holds_what_is_written_by_hand(wheel):
 
 
 def test_the_wheel_holds_the_notebooks(wheel):
-    "All that `patchgd copy` gives, in less than 4 MB."
+    "All that `patchgd copy` gives, pictures and all, in less than 8 MB."
     packed = set(zipfile.ZipFile(wheel).namelist())
     notebooks = {f'patchgd_nb/notebooks/{p.as_posix()}' for p in notebook_files(TOP / 'nbs')}
     assert len(notebooks) > 80 and notebooks <= packed, notebooks - packed
-    assert wheel.stat().st_size < 4_000_000
+    assert wheel.stat().st_size < 8_000_000
 
 
 def environment_of(folder): return dict({k: v for k, v in os.environ.items() if k != 'PYTHONPATH'}, PYTHONPATH=str(folder))

@@ -121,3 +121,12 @@ def size_without_pictures(path):
 def test_notebooks_are_small(path):
     "Less than 200 KB without pictures, less than 1 MB with them."
     assert size_without_pictures(path) < 200_000 and path.stat().st_size < 1_000_000
+
+
+# --- stored answers
+
+@pytest.mark.parametrize('path', [*LESSONS, *SESSIONS], ids=lambda p: p.stem)
+def test_stored_answers_are_right(path):
+    "What a committed notebook shows below a checker: that the solution passed."
+    shown = [json.dumps(c['outputs']) for c in cells(path, 'code') if re.search(r'^check_\w+\(', ''.join(c['source']), re.M)]
+    assert shown and all('Right: ' in text and 'Not yet right' not in text for text in shown)

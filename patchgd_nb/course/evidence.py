@@ -65,7 +65,7 @@ def check_compare(compare):
     yield ('the standard error is 0.0091', np.isclose(error, .009129, atol=1e-5),
            'Divide the standard deviation (n - 1 in its denominator: ddof=1) by the root of n.')
     yield 'more seeds, smaller error', compare(a * 4, b * 4)[1] < error, 'The standard error falls with the root of n.'
-    yield 'no difference, no error', compare([.5, .6], [.5, .6]) == (0, 0), 'Equal scores differ by zero.'
+    yield 'no difference, no error', tuple(compare([.5, .6], [.5, .6])) == (0, 0), 'Equal scores differ by zero.'
 
 # %% ../../nbs/course/5_evidence.ipynb #a1847b02
 @checker

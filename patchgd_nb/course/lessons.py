@@ -93,7 +93,7 @@ def check_border_sampler(sampler_class):
     content = torch.tensor([[0., .01, .3, .5, .89, .95, 1., 1.] * 4, [1.] * 30 + [.5, 0.], [1.] * 32])
     rim = (content > .05) & (content < .9)
     sampled = sampler_class(1/4)(content, steps=40)
-    yield 'it is a sampler: (J, B, K) booleans', isinstance(sampler_class(1/4), UniformSampler) \
+    yield 'it is a sampler: (J, B, K) booleans', 'UniformSampler' in [c.__name__ for c in sampler_class.__mro__] \
         and sampled.shape == (40, 3, 32) and sampled.dtype == torch.bool, \
         'Make it a subclass of UniformSampler and keep what `draw` returns: booleans (J, B, K).'
     yield 'patches at the rim are sampled', bool((sampled & rim).any(0)[rim].all()), \
