@@ -63,7 +63,12 @@ def picture(
         dpi = width / figure.get_figwidth()
         figure.savefig(out, format=format, dpi=dpi, facecolor='white', metadata=metadata, **options)
     plt.close(figure)
-    return FigurePicture(out.getvalue(), alt, format, width)
+    data = out.getvalue()
+    if format == 'png':   # a palette: a third of the bytes
+        small = BytesIO()
+        Image.open(out).convert('RGB').quantize(128).save(small, 'PNG', optimize=True)
+        data = small.getvalue()
+    return FigurePicture(data, alt, format, width)
 
 # %% ../../nbs/base/pictures.ipynb #a1b27c02
 def animation(

@@ -15,6 +15,7 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 from PIL import Image
+from ..base.pictures import picture
 from ..training.frame_store import Frame
 from ..training.trace import Trace, running_mean
 from .frames import CELL_STATES, cell_colours, fit_colours
@@ -184,11 +185,8 @@ def figure_image(
     figure: Figure,  # of matplotlib
     alt: str,        # what it shows, in words
 ) -> Picture:
-    "A figure as a small PNG with an alternative text, to be displayed."
-    full, small = BytesIO(), BytesIO()
-    figure.savefig(full, format='png')
-    Image.open(full).convert('RGB').quantize(128).save(small, 'PNG', optimize=True)
-    return Picture(small.getvalue(), alt=alt)
+    "A figure as a small PNG with an alternative text, to be displayed: also where only pictures are, not HTML."
+    return Picture(picture(figure, alt, 'png', round(figure.get_figwidth() * figure.dpi)).data, alt=alt)
 
 def run_pictures(
     trace: Trace,      # of a run
