@@ -106,7 +106,8 @@ def module_page(
     if not lines: return None
     notebook = re.search(r'File to edit: (?:\.\./)*(nbs/\S+?)\.ipynb', source)
     made_from = [f'Made from [{notebook[1].removeprefix("nbs/")}](../{notebook[1]}.ipynb).', ''] if notebook else []
-    head = [f'# {escaped(name)}', '', ast.get_docstring(tree) or '', '', *made_from, f'```{{py:module}} {name}', '```', '']
+    head = [f'# {escaped(name)}', '', ast.get_docstring(tree) or '', '', *made_from,
+            f'```{{py:module}} {name}', '```', '']
     return '\n'.join(head + lines)
 
 

@@ -32,5 +32,6 @@ html_show_sourcelink = False
 html_copy_source = False
 html_theme_options = dict(
     repository_url=_settings['git_url'], repository_branch=_settings['branch'], use_repository_button=True,
-    use_download_button=False, use_fullscreen_button=False, show_toc_level=2, home_page_in_toc=True, navbar_persistent=[],
+    use_download_button=False, use_fullscreen_button=False, show_toc_level=2, home_page_in_toc=True,
+    navbar_persistent=[],
     show_navbar_depth=1)

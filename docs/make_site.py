@@ -14,7 +14,8 @@ TOP = Path(__file__).resolve().parent.parent
 PROC, SITE, EXTRA = TOP / '_proc', TOP / '_proc/site', TOP / '_proc/extra'
 WRITTEN: set[Path] = set()   # sources of the site, this time
 WINGS = {'base': 'Base, and security', 'training': 'Training', 'images': 'Images: where pixels come from',
-         'datasets': 'Data sets', 'dashboard': 'Dashboard', 'experiment': 'Experiment: runs and commands', 'studies': 'Studies',
+         'datasets': 'Data sets', 'dashboard': 'Dashboard', 'experiment': 'Experiment: runs and commands',
+         'studies': 'Studies',
          'course': 'Course: checkers and grading'}
 
 
@@ -97,8 +98,10 @@ def gather_pages() -> None:
     for wing, title in WINGS.items():
         page, own = Path('nbs', wing, 'README.md'), TOP / 'nbs' / wing / 'README.md'
         notebooks = [p.stem for p in source_files('*.ipynb') if p.parent == page.parent and p not in sessions()]
-        text = own.read_text(encoding='utf-8') if own.exists() else f'# {title}\n\nThe notebooks of this wing, each the ' \
-            f'module `patchgd_nb.{wing}` of the same name:\n\n' + '\n'.join(f'- [{n}]({n}.ipynb)' for n in notebooks) + '\n'
+        links = '\n'.join(f'- [{n}]({n}.ipynb)' for n in notebooks)
+        listed = (f'# {title}\n\nThe notebooks of this wing, each the module `patchgd_nb.{wing}` of the same name:\n\n'
+                  f'{links}\n')
+        text = own.read_text(encoding='utf-8') if own.exists() else listed
         write_page(page, f'{text}\n{toctree("", notebooks)}')
     for name in ('CONTRIBUTING.md', 'CHANGELOG.md'): write_page(Path(name), (TOP / name).read_text(encoding='utf-8'))
     for path in sorted((TOP / 'docs').glob('*.md')): write_page(path.relative_to(TOP), path.read_text(encoding='utf-8'))
@@ -138,7 +141,8 @@ def gather_extra() -> None:
         nbformat.write(notebook, student / path.name)
     hub = EXTRA / 'hub/requirements.txt'
     hub.parent.mkdir(exist_ok=True)
-    hub.write_text(f"# For the users' environment of a JupyterHub\n{settings()['lib_name']} @ {address()}/wheel/{wheel_name()}\n")
+    wheel = f"{settings()['lib_name']} @ {address()}/wheel/{wheel_name()}"
+    hub.write_text(f"# For the users' environment of a JupyterHub\n{wheel}\n")
     (EXTRA / '.nojekyll').touch()   # or GitHub's pages leave out folders that begin with an underscore
     newest = max(p.stat().st_mtime for p in (TOP / 'patchgd_nb').rglob('*') if p.suffix in ('.py', '.js', '.html'))
     newest = max(newest, (TOP / 'docs/watch_run.py').stat().st_mtime)
@@ -154,8 +158,10 @@ def build_wheel() -> None:
     shutil.rmtree(copy, ignore_errors=True)
     skip = shutil.ignore_patterns('__pycache__', '.ipynb_checkpoints', 'runs', 'data', '*.out.ipynb')
     for name in ('patchgd_nb', 'nbs'): shutil.copytree(TOP / name, copy / name, ignore=skip)
-    for name in ('setup.py', 'settings.ini', 'pyproject.toml', 'README.md', 'LICENSE', 'MANIFEST.in'): shutil.copy(TOP / name, copy)
-    subprocess.run([sys.executable, '-m', 'pip', 'wheel', '--quiet', '--disable-pip-version-check', '--no-deps', str(copy), '-w', str(EXTRA / 'wheel')], check=True)
+    for name in ('setup.py', 'settings.ini', 'pyproject.toml', 'README.md', 'LICENSE', 'MANIFEST.in'):
+        shutil.copy(TOP / name, copy)
+    pip = [sys.executable, '-m', 'pip', 'wheel', '--quiet', '--disable-pip-version-check', '--no-deps']
+    subprocess.run([*pip, str(copy), '-w', str(EXTRA / 'wheel')], check=True)
     shutil.rmtree(copy)
 
 
@@ -173,8 +179,9 @@ def build(
     gather_extra()
     if wheel: build_wheel()
     warnings, html = PROC / 'warnings.txt', PROC / 'built/html'   # myst-nb writes pictures beside this folder
-    subprocess.run([sys.executable, '-m', 'sphinx', '-b', 'html', '-q', '-n', '-j', str(jobs), '-d', str(PROC / 'doctrees'),
-                    '-w', str(warnings), '-c', str(TOP / 'docs'), str(SITE), str(html)], check=True, cwd=TOP)
+    subprocess.run([sys.executable, '-m', 'sphinx', '-b', 'html', '-q', '-n', '-j', str(jobs),
+                    '-d', str(PROC / 'doctrees'), '-w', str(warnings), '-c', str(TOP / 'docs'), str(SITE), str(html)],
+                   check=True, cwd=TOP)
     out = Path(out)
     for old in out.iterdir() if out.is_dir() else ():
         if old.name == 'slides': continue   # made by another command

@@ -45,7 +45,7 @@ def site_notebook(
         cells.append(cell)
     if taught: cells.insert(_after_title(cells), v4.new_markdown_cell(_student_links(taught)))
     notebook.cells = cells
-    notebook.metadata.pop('widgets', None)   # the state of widgets that no output shows; it would load scripts from elsewhere
+    notebook.metadata.pop('widgets', None)   # of widgets that no output shows; it would load scripts from elsewhere
     notebook.metadata['language_info'] = {'name': 'python', 'pygments_lexer': 'ipython3'}
     return notebook
 
@@ -53,7 +53,8 @@ def site_notebook(
 def _give_alt(output) -> None:
     "A picture whose metadata say what it shows becomes HTML that says so: Sphinx and nbconvert would leave that out."
     for kind, picture in list(output.get('data', {}).items()):
-        alt = output.get('metadata', {}).get(kind, {}).get('alt') if kind in ('image/png', 'image/jpeg', 'image/gif') else ''
+        is_picture = kind in ('image/png', 'image/jpeg', 'image/gif')
+        alt = output.get('metadata', {}).get(kind, {}).get('alt') if is_picture else ''
         if alt:
             data = ''.join(picture.split())
             output['data'] = {'text/html': f'<img alt="{html.escape(alt)}" src="data:{kind};base64,{data}">'}

@@ -1,4 +1,6 @@
-"""Slides from lessons and sessions, by nbconvert and reveal.js:   python docs/slides.py [NOTEBOOK ...] [--out _docs/slides]
+"""Slides from lessons and sessions, by nbconvert and reveal.js.
+
+python docs/slides.py [NOTEBOOK ...] [--out _docs/slides]
 
 Each heading begins a slide; each picture, and what would not fit below it, goes on a slide under it. Reveal.js and
 MathJax are copied beside the slides, so that no network is needed in the lecture room."""
@@ -24,7 +26,8 @@ def is_hidden(cell) -> bool:
     "Code that a slide leaves out: what is marked, what is long, how a picture is drawn, what mostly imports."
     lines = [l for l in cell.source.splitlines() if l.strip() and not l.lstrip().startswith('#')]
     imports = sum(bool(re.match(r'(import|from)\b|%', l)) for l in lines)
-    marked = re.search(r'(?m)^#\| *(hide_input|code-fold)', cell.source) or 'hide-input' in cell.metadata.get('tags', [])
+    tags = cell.metadata.get('tags', [])
+    marked = re.search(r'(?m)^#\| *(hide_input|code-fold)', cell.source) or 'hide-input' in tags
     return bool(marked) or len(lines) > (4 if is_picture(cell) else LINES) or imports > len(lines) / 2
 
 
@@ -58,7 +61,8 @@ def as_slides(notebook, path: Path, site: str):
         heading = HEADING.search(cell.source) if cell.cell_type == 'markdown' else None
         kind = 'slide' if heading and len(heading[1]) < 3 else 'subslide' if heading else ''
         if not kind and cell.cell_type == 'markdown' and cell.source.lstrip().startswith('<details'): kind = 'subslide'
-        if not kind and used and (used + size(cell) > FULL or cell.cell_type == 'code' and is_picture(cell)): kind = 'subslide'
+        is_full = used + size(cell) > FULL or cell.cell_type == 'code' and is_picture(cell)
+        if not kind and used and is_full: kind = 'subslide'
         cell.metadata['slideshow'] = {'slide_type': kind or '-'}
         used = size(cell) + (0 if kind else used)
     notebook.cells = cells
@@ -112,15 +116,18 @@ def make_slides(
     written = []
     for path in paths:
         notebook = as_slides(nbformat.read(TOP / path, 4), path, site)
-        page, _ = exporter.from_notebook_node(notebook, {'metadata': {'name': path.stem, 'path': str(TOP / path.parent)}})
+        about = {'metadata': {'name': path.stem, 'path': str(TOP / path.parent)}}
+        page, _ = exporter.from_notebook_node(notebook, about)
         target = out / f'{path.stem}.slides.html'
         target.write_text(page, encoding='utf-8')
         written.append(target)
-    links = ''.join(f'<li><a href="{p.stem}.slides.html">{html.escape(titled(p).rpartition(" <")[0])}</a></li>' for p in paths)
+    names = {p.stem: html.escape(titled(p).rpartition(' <')[0]) for p in paths}
+    links = ''.join(f'<li><a href="{stem}.slides.html">{name}</a></li>' for stem, name in names.items())
     (out / 'index.html').write_text('<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" '
         'content="width=device-width"><title>Slides</title><body style="font: 20px/1.6 system-ui; margin: 2em; '
         'color-scheme: light dark"><h1>Slides</h1><p>Arrows: right to the next heading, down through its '
-        f'details; S for the speaker\'s view, F for the whole screen.</p><ul>{links}</ul></body></html>', encoding='utf-8')
+        f'details; S for the speaker\'s view, F for the whole screen.</p><ul>{links}</ul></body></html>',
+        encoding='utf-8')
     return written
 
 

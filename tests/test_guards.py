@@ -107,7 +107,7 @@ def long_lines(text): return [l for l in text.splitlines() if len(l) > WIDTH]
 def test_lines_fit():
     generated = re.compile(r"(?ms)^__all__ = \[.*?\]\n")   # nbdev's own
     exported = {dotted(p): len(long_lines(generated.sub('', p.read_text(), 1))) for p in MODULES}
-    for p in PACKAGE.rglob('__init__.py'): exported[p.relative_to(TOP).as_posix()] = len(long_lines(p.read_text()))
+    for p in [*PACKAGE.rglob('__init__.py'), *(TOP / 'docs').glob('*.py')]: exported[p.relative_to(TOP).as_posix()] = len(long_lines(p.read_text()))
     cells = {p.relative_to(TOP).as_posix(): sum(len(long_lines(s)) for s in code_cells(p)) for p in NOTEBOOKS}
     assert not any(exported.values()), {m: n for m, n in exported.items() if n}
     assert not any(cells.values()), {m: n for m, n in cells.items() if n}
