@@ -26,15 +26,14 @@ def contributions(
     z: Tensor,             # (1, latent_dim, *grid.shape)
     winner: int | None = None,     # the class whose score is meant; the one with the highest unless given
     blank: Tensor | None = None,   # Z of a blank image, of the same shape; zeros unless given
-) -> tuple[Tensor, int]:   # (K,), and the class
+) -> tuple[Tensor, Tensor]:    # (K,), and all scores (n_classes,)
     "What each cell of Z adds to the score of a class, compared with a blank cell: to first order, by the gradient."
     z = z.detach().clone().requires_grad_()
     with torch.enable_grad(), module_mode(model.head, 'eval'):
         scores = model.head(z)[0]
-        winner = int(scores.argmax()) if winner is None else winner
-        grad, = torch.autograd.grad(scores[winner], z)
+        grad, = torch.autograd.grad(scores[scores.argmax() if winner is None else winner], z)
     difference = z if blank is None else z - blank
-    return (grad * difference).sum(1).flatten().detach(), winner
+    return (grad * difference).sum(1).flatten().detach(), scores.detach()
 
 # %% ../../nbs/dashboard/frames.ipynb #7fb75919
 def _small_pixels(image, max_size):

@@ -17,7 +17,6 @@ from ..training.frame_store import Frame
 from ..training.loader import Batch
 from ..training.metrics import is_cross_entropy
 from ..zblock import ZBlock
-from ..model import module_mode
 from ..strategy import StepResult
 from .frames import LAYERS, cell_layers, cell_states, contributions, image_name, thumbnail
 
@@ -200,8 +199,9 @@ class FrameRecorder(Callback):
                         channels=0, z_scale=1., **none)
         self._count_samples(len(model.grid))
         z = moment.z.detach()[None].to(model.dtype)
-        with torch.no_grad(), module_mode(model.head, 'eval'): scores = model.head(z)[0].cpu()
-        share, winner = contributions(model, z)
+        share, scores = contributions(model, z)
+        scores = scores.cpu()
+        winner = int(scores.argmax())
         predicted, probability = describe_scores(scores, is_class)
         content = None if moment.batch.content is None else moment.batch.content[moment.row]
         state = cell_states(moment.row, content, moment.sampled, moment.age)

@@ -15,7 +15,7 @@ from matplotlib.patches import Rectangle
 from ..base.pictures import encode_image
 from ..images.canvas import BACKGROUNDS, Canvas, content_share, overview
 from ..images.readers import block_mean, open_image
-from ..model import PatchModel, module_mode
+from ..model import PatchModel
 from .slide_view import SlidePage, read_view
 from .view import choose_view
 from .frames import contributions
@@ -47,9 +47,8 @@ class SlidePrediction:
         model = self.model
         z = model.fill([self.canvas], content=self.content[None])
         blank = model.blank_z(1).transpose(1, 2).view_as(z)
-        share, self.winner = contributions(model, z, blank=blank)
-        with torch.no_grad(), module_mode(model.head, 'eval'):
-            self.probability = float(model.head(z)[0].softmax(0)[self.winner])
+        share, scores = contributions(model, z, blank=blank)
+        self.winner, self.probability = int(scores.argmax()), float(scores.softmax(0).max())
         filled = self.content.numpy() > 0
         self.latents = z[0].flatten(1).T.float().cpu().numpy()
         self.share = share.float().cpu().numpy() * filled
