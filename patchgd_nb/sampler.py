@@ -6,8 +6,11 @@
 __all__ = ['cover_steps', 'PatchSampler', 'CoverSampler', 'UniformSampler', 'WeightedSampler']
 
 # %% ../nbs/01_sampler.ipynb #b413b74a
+from collections.abc import Sequence
+import hashlib
 import torch
 from torch import Tensor
+from .base.random_states import seeded
 
 # %% ../nbs/01_sampler.ipynb #3322bf4a
 def _counts(content, fraction):
@@ -27,21 +30,40 @@ def cover_steps(
 class PatchSampler:
     "Which patches carry gradient in each inner iteration: `sampler(content)` gives (J, B, K), true where sampled."
     def __init__(self,
-        fraction: float,  # share of the patches with content to sample in one inner iteration, above 0, at most 1
+        fraction: float,          # share of the patches with content to sample in one inner iteration, at most 1
+        seed: int | None = None,  # draw by seed, epoch and image name; from torch's random state unless given
     ):
         if not 0 < fraction <= 1:
             raise ValueError(f'fraction={fraction} must be above 0 and at most 1: it is a share of the patches.')
-        self.fraction = fraction
+        self.fraction, self.seed, self.epoch = fraction, seed, 0
 
-    def __repr__(self) -> str: return f'{type(self).__name__}(fraction={self.fraction:.4g})'
+    def __repr__(self) -> str:
+        seed = '' if self.seed is None else f', seed={self.seed}'
+        return f'{type(self).__name__}(fraction={self.fraction:.4g}{seed})'
 
     def __call__(self,
         content: Tensor,           # (B, K), above 0 where a patch may be sampled
         steps: int | None = None,  # inner iterations J; as many as a cover takes unless given
+        names: Sequence | None = None,   # of the images, for a sampler with a seed
     ) -> Tensor:                   # (J, B, K) bool, on the CPU
-        "Sample patches for each inner iteration, from torch's random state."
+        "Sample patches for each inner iteration, from torch's random state or, with a seed, image by image."
         content = content.cpu()
-        return self.draw(content, steps or cover_steps(content, self.fraction))
+        steps = steps or cover_steps(content, self.fraction)
+        if self.seed is None: return self.draw(content, steps)
+        if names is None:
+            raise ValueError(f'{self} draws by the names of images, and these have none: '
+                             'give batches of (images, labels, content, names), or no seed.')
+        return torch.cat([self._draw_one(row[None], steps, name) for row, name in zip(content, names, strict=True)], 1)
+
+    def set_epoch(self,
+        epoch: int,   # from 0; a sampler with a seed draws anew in every epoch
+    ) -> None:
+        "A new epoch begins."
+        self.epoch = epoch
+
+    def _draw_one(self, content, steps, name):
+        digest = hashlib.sha256(f'{self.seed} {self.epoch} {name}'.encode()).digest()
+        with seeded(int.from_bytes(digest[:7], 'little')): return self.draw(content, steps)
 
     def draw(self,
         content: Tensor,  # (B, K), on the CPU

@@ -16,6 +16,7 @@ from .base.random_states import replay_random_state, torch_random_state
 from .model import MODE_LOCK, PatchModel, module_mode
 from .sampler import PatchSampler, cover_steps
 from .training.precision import Precision
+from .training.ranks import ranks
 from .training.statistics import OneCall
 from .training.zbank import ZBank
 from .zblock import ZBlock
@@ -56,6 +57,16 @@ class Strategy:
     ) -> None:
         "Return to the state of a checkpoint."
 
+    def sit_out(self,
+        optimizer: torch.optim.Optimizer,   # over the model's parameters
+        precision: Precision,               # as for `step`
+    ) -> int:                               # inner iterations of the other ranks
+        "A batch for which this rank has no images: it joins the updates of the other ranks, and adds nothing to them."
+        J, accumulate = ranks.agree(0, getattr(self, 'accumulate', None), 0)
+        if J: precision.start(optimizer)
+        for _ in range(0, J, max(1, accumulate)): precision.step(optimizer)
+        return J
+
     def _loss(self, scores, labels):
         "The scores in float32, or float64 if they are, whatever the format of the weights; and their loss."
         scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
@@ -86,6 +97,7 @@ class GradientDescent(Strategy):
     ) -> StepResult:
         "One batch: one update."
         precision = precision or Precision()
+        ranks.agree(1, None, len(images))
         precision.start(optimizer)
         with precision.autocast(next(model.parameters()).device):
             scores = model(images) if content is None else model(images, content)
@@ -130,9 +142,8 @@ class PatchGD(Strategy):
         precision = precision or Precision()
         if content is None: content = torch.ones(len(images), len(model.grid))
         content = content.cpu()
-        sampled = self.sample(content)                           # 2 sample, for all J at once: (J, B, K)
-        J = len(sampled)
-        accumulate = min(self.accumulate or J, J)
+        J, accumulate = ranks.agree(self.inner_iterations(content), self.accumulate, len(images))
+        sampled = self.sample(content, J, names)                 # 2 sample, for all J at once: (J, B, K)
         with precision.autocast(model.device):
             Z, filled = self.fill(model, images, content, sampled, names, dihedral)   # 1 fill
         precision.start(optimizer)
@@ -154,11 +165,23 @@ class PatchGD(Strategy):
         self.keep(Z, filled | sampled.any(0), J, names, dihedral)
         return StepResult(torch.stack(losses), scores.detach(), sampled, updates)
 
-    def sample(self,
+    @property
+    def needs_names(self) -> bool: return getattr(self.sampler, 'seed', None) is not None   # it draws by them
+
+    def inner_iterations(self,
         content: Tensor,  # (B, K), above 0 where a patch has content
+    ) -> int:
+        "How many inner iterations J this batch takes."
+        return self.inner_steps or cover_steps(content, self.sampler.fraction)
+
+    def sample(self,
+        content: Tensor,      # (B, K), above 0 where a patch has content
+        steps: int,           # inner iterations J
+        names: list | None,   # of the images
     ) -> Tensor:
         "The patches that carry gradient in each inner iteration: (J, B, K) bool."
-        return self.sampler(content, self.inner_steps)
+        by_name = {} if getattr(self.sampler, 'seed', None) is None else dict(names=names)
+        return self.sampler(content, steps, **by_name)
 
     def fill(self,
         model: PatchModel,         # that encodes
@@ -204,6 +227,7 @@ class ExactPatchGD(Strategy):
     ) -> StepResult:
         "One batch: every patch encoded twice, the second time with gradient, unless the backbone is frozen."
         precision = precision or Precision()
+        ranks.agree(1, None, len(images))
         cells = model.cells(images, content)
         parts = [p for p in cells.split(self.chunk * len(images)) if len(p)]   # none, if all is blank
         learns = any(p.requires_grad for p in model.backbone.parameters())
@@ -262,12 +286,21 @@ class CarryPatchGD(PatchGD):
             raise ValueError(f'refresh={refresh} must be between 0 and 1: it is a share of the patches.')
         self.bank, self.refresh = bank, refresh
 
-    def sample(self,
+    def inner_iterations(self,
         content: Tensor,  # (B, K), above 0 where a patch has content
-    ) -> Tensor:
-        "The patches that carry gradient in each inner iteration: (J, B, K) bool."
-        quarter = -(-cover_steps(content, self.sampler.fraction) // 4)   # rounded up
-        return self.sampler(content, self.inner_steps or quarter)
+    ) -> int:
+        "How many inner iterations J this batch takes: a quarter of a cover, rounded up, unless told otherwise."
+        return self.inner_steps or -(-cover_steps(content, self.sampler.fraction) // 4)
+
+    def sit_out(self,
+        optimizer: torch.optim.Optimizer,   # over the model's parameters
+        precision: Precision,               # as for `step`
+    ) -> int:                               # inner iterations of the other ranks
+        "A batch without images: Z of all others grows older meanwhile."
+        J = super().sit_out(optimizer, precision)
+        self.bank.begin()
+        self.bank.clock += J
+        return J
 
     def fill(self,
         model: PatchModel,         # that encodes

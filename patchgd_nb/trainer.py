@@ -9,7 +9,7 @@ __all__ = ['evaluating', 'predict_scores', 'Trainer']
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from itertools import islice
+from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any
 import time
@@ -23,7 +23,8 @@ from .training.metrics import Evaluation
 from .training.optimizer import (PeakRates, average_weights, averaging, check_accumulation,
                                            make_optimizer)
 from .training.precision import Updates
-from .training.protocols import PatchClassifier, TrainingStrategy
+from .training.protocols import TrainingStrategy
+from .training.ranks import check_strategy, join_ranks, ranks
 from .training.schedule import Schedule, count_batches, linear_warmup_decay, run_progress
 from .training.resume import RunCheckpoints, dead_worker_message, stopped_message
 from .training.statistics import reestimate_statistics
@@ -51,7 +52,9 @@ def predict_scores(
     precision: Any,           # in which number format the scores are computed, see `Precision`
     device: torch.device,     # where the model lives
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    "Scores and labels of all images, on the CPU; the model and the random states are afterwards as they were."
+    """Scores and labels of all images, on the CPU; the model and the random states are afterwards as they were.
+
+    Of several ranks, each gives its own batches and gets those of all."""
     random_states, scores, labels = get_random_states(batches), [], []
     try:
         for batch in (Batch(*b) for b in batches if b is not None):
@@ -60,14 +63,18 @@ def predict_scores(
             scores.append((found if found.dtype == torch.float64 else found.float()).cpu())
             labels.append(torch.as_tensor(batch.labels).cpu())
     finally: set_random_states(random_states, batches)
+    in_turn = zip_longest(*ranks.gather([*zip(scores, labels)]))   # as a `Loader` has dealt them out
+    scores, labels = zip(*(found for turn in in_turn for found in turn if found is not None))
     return torch.cat(scores), torch.cat(labels)
 
-def _reestimate(trainer):
-    "BatchNorm's statistics for a validation, from images of `train`; the random states are afterwards as they were."
-    if not trainer.reestimate or trainer.valid is None: return
-    random_states, model = get_random_states(trainer.train), trainer.model if trainer.ema is None else trainer.ema
-    with MODE_LOCK: reestimate_statistics(model, trainer.train, n=trainer.reestimate)   # it changes modes
-    set_random_states(random_states, trainer.train)
+def _settle_statistics(trainer):
+    "BatchNorm's statistics for a validation: from images of `train`, if wanted; and the same on all ranks."
+    model = trainer.model if trainer.ema is None else trainer.ema
+    if trainer.reestimate and trainer.valid is not None:
+        random_states = get_random_states(trainer.train)
+        with MODE_LOCK: reestimate_statistics(model, trainer.train, n=trainer.reestimate)   # it changes modes
+        set_random_states(random_states, trainer.train)
+    for averaged in {trainer.model, model}: ranks.average_buffers(averaged)
 
 # %% ../nbs/07_trainer.ipynb #d3e1e3c5
 class Trainer:
@@ -102,8 +109,10 @@ class Trainer:
         epoch_batches: int | None = None,  # batches in an epoch, where `train` has no length or not all are wanted
         reestimate: int = 0,               # batches over which BatchNorm's statistics are estimated before validating
     ):
+        join_ranks()   # the other processes, if it was started with some
         self.epoch_batches, self.limited = count_batches(train, epoch_batches), epoch_batches is not None
         check_accumulation(strategy, accumulate_batches)
+        check_strategy(strategy)
         self.device = torch.device(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
         self.model, self.train, self.valid = model.to(self.device), train, valid
         self.strategy = strategy if loss is None else with_loss(strategy, loss)
@@ -116,7 +125,8 @@ class Trainer:
         self.ema = None if self.average is None else self.average.module
         self.precision = Updates(precision, clip, accumulate_batches)
         self.evaluation = Evaluation(metrics, best, higher_is_better)
-        self.callbacks = [*callbacks, *([ProgressBars()] if progress else [])]
+        callbacks = [*callbacks, *([ProgressBars()] if progress else [])]
+        self.callbacks = [c for c in callbacks if ranks.rank == 0 or not getattr(c, 'first_rank_only', False)]
         self.run_checkpoints = RunCheckpoints(checkpoint, save_minutes)
         self.checkpoints = self.run_checkpoints.checkpoints
         self.step = BatchStep(MemoryGuard(memory_budget, self.device))
@@ -136,13 +146,15 @@ class Trainer:
         with self.run_checkpoints.hold():   # no other run is in the folder
             self.stop, self.measured, self.error = False, None, None
             self.step.start()
+            ranks.stop, self.epoch_batches = False, max(ranks.gather(self.epoch_batches))
             self.run_checkpoints.prepare(self, resume)
+            if not self.epoch and not self.batch: ranks.begin_alike(self.model)
             self.schedule.begin(self)
             self.boundary = get_random_states(self.train)
-            self._call('on_fit_start')
+            self.call('on_fit_start')
             try:
                 with handle_signals(self._on_signal), averaging(self.average, self.model, self.optimizer):
-                    while self.progress < 1 and not self.stop: self._run_epoch()
+                    while self.progress < 1 and not self._stops: self._run_epoch()
             except Exception as error:
                 self.error = error
                 self.run_checkpoints.rescue(self)
@@ -152,7 +164,7 @@ class Trainer:
             finally:
                 self.random_states, self.schedule.ended = get_random_states(self.train), self.progress >= 1
                 self.rates.restore()
-                self._call('on_fit_end')
+                self.call('on_fit_end')
         if self.stop and self.progress < 1: print(stopped_message(self), flush=True)
         return self
 
@@ -180,53 +192,47 @@ class Trainer:
         scores, labels = self.predict(self.valid if batches is None else batches)
         return self.evaluation.measure(scores, labels, loss_of(self.strategy), self.device)
 
-    def _call(self, event, *args):
+    def call(self,
+        event: str,   # 'on_batch_end', say
+        *args: Any,   # of it
+    ) -> None:
         "Tell every callback."
         for callback in self.callbacks: getattr(callback, event)(self, *args)
 
     def _on_signal(self):
         self.stop = True
-        self._call('on_stop')
+        self.call('on_stop')
+
+    @property
+    def _stops(self):
+        "Whether to stop: of several ranks, once all have heard of it."
+        return self.stop if ranks.size == 1 else ranks.stop
 
     def _run_epoch(self):
         self.model.train()
         self.trace.epochs = [e for e in self.trace.epochs if e['epoch'] < self.epoch]   # none is measured twice
         self.measured = None
-        self._call('on_epoch_start')
+        self.call('on_epoch_start')
         batches, self.epoch_random_states = iterate_from(self.train, self.epoch_random_states, self.batch)
         if self.limited: batches = islice(batches, self.epoch_batches - self.batch)
+        sampler = getattr(self.strategy, 'sampler', None)
+        if hasattr(sampler, 'set_epoch'): sampler.set_epoch(self.epoch)
         self.clock = time.perf_counter()   # loading counts as training, validation does not
-        for batch in batches:
-            if batch is None: self._end_batch()   # no image of it could be used
-            else: self._train_batch(Batch(*batch))
-            if self.stop or self.progress >= 1: break
-            if self.run_checkpoints.is_due(): self.save()
+        for batch in ranks.fill_up(batches, self.epoch_batches - self.batch):
+            self.step.train(self, batch)
+            if self._stops or self.progress >= 1: break
+            if ranks.save if ranks.size > 1 else self.run_checkpoints.is_due(): self.save()
+        self.stop = self.stop or self._stops
         if not self.batch:
             raise ValueError(f'train gave no batch in epoch {self.epoch}: give what can be iterated over again.')
-        interrupted = self.stop and self.progress < 1 and self.batch < self.epoch_batches
+        interrupted = self._stops and self.progress < 1 and self.batch < self.epoch_batches
         if interrupted: self.save()   # before the validation, for which there may be no time
         else:
             self.precision.finish(self.optimizer)   # gradients that wait for batches which do not come
-            _reestimate(self)
+            _settle_statistics(self)
+        self.step.settle_seconds(self)
         metrics = self.validate() if self.valid is not None else {}
         self.trace.add_epoch(epoch=self.epoch, seconds=self.seconds, **metrics)
         if not interrupted: self.epoch, self.batch, self.measured = self.epoch + 1, 0, metrics
-        self._call('on_epoch_end', metrics)
+        self.call('on_epoch_end', metrics)
         if not interrupted: self.save(metrics)
-
-    def _train_batch(self, batch):
-        share = self.schedule.share(self)
-        self.rates.set(share)
-        result, losses = self.step.run(self, batch)
-        now = time.perf_counter()
-        self.seconds, self.clock = self.seconds + now - self.clock, now
-        shape = self.model.grid.shape if isinstance(self.model, PatchClassifier) else None
-        rate = self.lr * share
-        self.trace.add_batch(self.epoch, self.batch, losses, rate, self.seconds, result.sampled, batch.names, shape)
-        self._end_batch()
-        self._call('on_batch_end', result)
-
-    def _end_batch(self):
-        "The moment to which a run can return."
-        self.batch, self.boundary = self.batch + 1, get_random_states(self.train)
-        self.step.end()

@@ -58,7 +58,9 @@ def compare(s, strategy, other, batches=1, **kwargs):
         result = strategy.step(model, images, labels, optimizer, content=content, **kwargs)
         after = torch.get_rng_state()
         torch.set_rng_state(before)
-        if strategy.sampler: strategy.sample(torch.ones(len(images), len(model.grid)) if content is None else content)   # the same draws
+        if strategy.sampler:   # the same draws
+            there = torch.ones(len(images), len(model.grid)) if content is None else content
+            strategy.sample(there, strategy.inner_iterations(there), None)
         losses = other(Reference(twin.backbone, twin.head, images, labels, s['patch'], s['stride'], content, D), result.sampled)
         assert torch.equal(torch.get_rng_state(), after)
         assert result.losses.tolist() == pytest.approx(losses, abs=1e-10)

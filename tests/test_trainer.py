@@ -522,7 +522,7 @@ def test_a_batch_that_is_half_done_is_not_saved_and_no_error_hides_another(tmp_p
     assert same(small(seed=3, checkpoint=tmp_path / 'c').fit('anyway').model, small().fit().model) and (tmp_path / 'c/e0002-b000000').exists()
     unsaved = small(checkpoint=tmp_path / 'b', callbacks=[At((0, 2), fail)])
     def refuse(*_): raise TypeError('no state')
-    unsaved.run_checkpoints.state = refuse
+    unsaved.strategy.state_dict = refuse
     with pytest.warns(UserWarning, match='no checkpoint could be written .no state'), pytest.raises(KeyError): unsaved.fit()
 
 

@@ -86,7 +86,7 @@ class Explorer:
 
     def plot(self) -> Figure:
         "The figure as it is now, drawn by matplotlib."
-        fig = Figure(figsize=(7, 3.4), layout='constrained', dpi=80)
+        fig = Figure(figsize=(8, 3.6), layout='constrained', dpi=120)
         ax = fig.subplots()
         for d in self.figure.data:
             dashes = {'dash': '--', 'dot': ':'}.get(d.line.dash, '-')

@@ -115,6 +115,7 @@ def describe_scores(
 class FrameRecorder(Callback):
     "Takes frames of one image of each batch into the run's trace, at a small share of the time."
     COUNTED = 500   # images, the last ones seen, for which it is counted how often each patch was sampled
+    first_rank_only = True
     def __init__(self,
         name: str | None = None,  # which image to watch; the first of each batch unless given
         share: float = .015,      # of the time that taking and showing frames may cost

@@ -113,7 +113,7 @@ class SlidePrediction:
     ) -> Figure:
         "The slide under its tint, a patch and its latent."
         if k is None: k = int(self.share.argmax())
-        fig = Figure(figsize=(10, 3.8), layout='constrained', dpi=80)
+        fig = Figure(figsize=(10, 3.8), layout='constrained', dpi=96)
         places = fig.add_gridspec(2, 2, width_ratios=(1, 1.3))
         slide, patch, latent = (fig.add_subplot(places[at]) for at in ((slice(2), 0), (0, 1), (1, 1)))
         _plot_slide(slide, self, k)

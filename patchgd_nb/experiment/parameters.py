@@ -8,6 +8,7 @@ __all__ = ['SETTINGS', 'PresetName', 'Experiment', 'Har', 'Images', 'CanvasImage
 
 # %% ../../nbs/experiment/parameters.ipynb #74bff241
 from math import ceil
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple
 from pydantic import Field, model_validator
@@ -72,7 +73,10 @@ class Experiment(ParameterRecord):
         from patchgd_nb.training.zbank import ZBank
         if self.strategy == 'whole': return GradientDescent()
         if self.strategy == 'exact': return ExactPatchGD()
-        sampler, steps = CoverSampler(self.fraction), dict(inner_steps=self.inner_steps, accumulate=self.accumulate)
+        # one of several processes draws by names: what is sampled of an image does not depend on who has it
+        seed = self.seed if int(os.environ.get('WORLD_SIZE', 1)) > 1 else None
+        sampler = CoverSampler(self.fraction, seed)
+        steps = dict(inner_steps=self.inner_steps, accumulate=self.accumulate)
         if self.strategy == 'patchgd': return PatchGD(sampler, **steps)
         return CarryPatchGD(sampler, ZBank(self.checkpoint / 'z'), **steps)
 

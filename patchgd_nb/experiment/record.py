@@ -171,6 +171,13 @@ class RunRecord:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(self.path, json.dumps(record, indent=1))
 
+    def write_file(self,
+        name: str,        # in the run's folder
+        content: Any,     # dicts and lists of numbers and texts
+    ) -> None:
+        "Write a file of results beside the record; of several ranks, the first does."
+        if is_first_rank(): write_atomic(self.path.parent / name, json.dumps(to_plain_data(content)))
+
     def finish(self,
         stopped: bool = False,  # whether somebody ended the training early
         /, **results: Any,      # numbers, or dicts and lists of them

@@ -9,12 +9,14 @@ __all__ = ['loss_of', 'with_loss', 'BatchStep']
 from collections.abc import Callable
 from functools import partial
 from typing import Any
-import copy
+import copy, time
 import torch
 import torch.nn.functional as F
+from ..base.random_states import get_random_states
 from .loader import Batch
 from .metrics import check_labels, is_cross_entropy
-from .protocols import Classifier, NamedBatchStrategy, TrainingStrategy
+from .protocols import Classifier, NamedBatchStrategy, PatchClassifier, TrainingStrategy
+from .ranks import ranks
 from .resume import non_finite_error, versions
 
 # %% ../../nbs/training/batch_step.ipynb #cb32ebea
@@ -50,6 +52,45 @@ class BatchStep:
     ) -> bool:
         "Whether a batch was begun and has changed something."
         return self.before is not None and self.before != versions(trainer)
+
+    def train(self,
+        trainer: Any,          # the `Trainer`
+        batch: Any | None,     # (images, labels, ...) or `Batch`; None: no image of it could be used, or there is none
+    ) -> None:
+        "Learn from a batch and tell everybody; of several ranks, one without a batch joins the updates of the others."
+        share = trainer.schedule.share(trainer)
+        trainer.rates.set(share)
+        self.count_seconds(trainer)
+        ranks.tell(trainer.stop, trainer.run_checkpoints.is_due(), trainer.seconds)
+        result = losses = None
+        if batch is not None: result, losses = self.run(trainer, Batch(*batch))
+        elif ranks.size > 1: trainer.strategy.sit_out(trainer.optimizer, trainer.precision)
+        if ranks.size == 1: self.count_seconds(trainer)
+        else: trainer.seconds = ranks.seconds   # the first rank's when the step began; its end is counted at the next
+        if batch is not None: self._note(trainer, Batch(*batch).names, share, result, losses)
+        trainer.batch, trainer.boundary = trainer.batch + 1, get_random_states(trainer.train)
+        self.end()
+        if batch is not None: trainer.call('on_batch_end', result)
+
+    def _note(self, trainer, names, share, result, losses):
+        shape = trainer.model.grid.shape if isinstance(trainer.model, PatchClassifier) else None
+        place = trainer.epoch, trainer.batch
+        trainer.trace.add_batch(*place, losses, trainer.lr * share, trainer.seconds, result.sampled, names, shape)
+
+    def count_seconds(self,
+        trainer: Any,   # the `Trainer`
+    ) -> None:
+        "Count the seconds since the last look as training."
+        now = time.perf_counter()
+        trainer.seconds, trainer.clock = trainer.seconds + now - trainer.clock, now
+
+    def settle_seconds(self,
+        trainer: Any,   # the `Trainer`
+    ) -> None:
+        "At the end of an epoch: of several ranks, the first one's time is that of all."
+        if ranks.size == 1: return
+        self.count_seconds(trainer)
+        trainer.seconds = ranks.first(trainer.seconds)
 
     def run(self,
         trainer: Any,   # the `Trainer`

@@ -18,6 +18,7 @@ class Callback:
 
     `loss` is a tensor of one number, `cells` is (N, 2) rows of (image, patch index) that carried gradient, and `Z` is a
     `ZBlock`; `cells` and `Z` are None where a strategy trains on whole images."""
+    first_rank_only = False   # of several processes that train together, whether only the first one calls it
     def on_fit_start(self, trainer: Any) -> None: pass
     def on_epoch_start(self, trainer: Any) -> None: pass
     def on_inner(self, trainer: Any, j: int, loss: Any, cells: Any, Z: Any) -> None: pass   # after each backward pass
@@ -41,6 +42,7 @@ def _progress_html(trainer, j, text):
 # %% ../../nbs/training/callback.ipynb #94ac9a7a
 class ProgressBars(Callback):
     "Bars for epochs and batches, redrawn at most five times a second: HTML in a notebook, one line in a terminal."
+    first_rank_only = True
     def on_fit_start(self, trainer: Any) -> None:
         self.handle, self.bar, self.drawn, self.j, self.text = None, None, 0., 0, ''
         shell = get_ipython()

@@ -15,6 +15,7 @@ from torch.utils.data import get_worker_info
 from ..base.random_states import get_random_states, seeded, set_random_states
 from ..base.untrusted import BadStreak
 from .protocols import BatchLoader, ResumableLoader
+from .ranks import ranks
 
 # %% ../../nbs/training/loader.ipynb #b47c4a02
 class Batch(NamedTuple):
@@ -46,22 +47,26 @@ def iterate_from(
 
 # %% ../../nbs/training/loader.ipynb #e33df502
 class _SeededBatchSampler(torch.utils.data.Sampler):
-    "Batches of (number of the item, seed of the item); all follows from `seed`, and the first `skip` are left out."
+    """Batches of (number of the item, seed of the item); all follows from `seed`, and the first `skip` are left out.
+
+    Several ranks deal the batches out in turn, `batch_size` items to each."""
     def __init__(self, n, batch_size, shuffle):
         self.n, self.batch_size, self.shuffle = n, batch_size, shuffle
         self.seed, self.skip = 0, 0
         self.batches = []   # of the pass that was begun last
 
     def __len__(self):
-        if self.shuffle and self.n > self.batch_size: return self.n // self.batch_size   # drops a last, smaller batch
-        return -(-self.n // self.batch_size)
+        together = self.batch_size * ranks.size
+        if self.shuffle and self.n > together: return self.n // together   # drops a last, smaller batch
+        return -(-max(0, self.n - self.batch_size * ranks.rank) // together)
 
     def __iter__(self):
         generator = torch.Generator().manual_seed(self.seed)
         order = torch.randperm(self.n, generator=generator) if self.shuffle else torch.arange(self.n)
         seeds = torch.randint(2**62, (self.n,), generator=generator)
         items = list(zip(order.tolist(), seeds.tolist()))
-        starts = range(self.skip * self.batch_size, len(self) * self.batch_size, self.batch_size)
+        turns = range(self.skip, len(self))
+        starts = [(turn * ranks.size + ranks.rank) * self.batch_size for turn in turns]
         self.batches = [items[start:start + self.batch_size] for start in starts]
         return iter(self.batches)
 
@@ -103,7 +108,7 @@ class Loader(torch.utils.data.DataLoader):
     """Batches of a data set whose order and random draws follow from one seed.
 
     The seed is drawn from torch's random state when a pass begins. `skip` is the number of batches that are left out
-    of the next pass, unread."""
+    of the next pass, unread. Of several ranks that train together each gets its share, `batch_size` items at a time."""
     def __init__(self,
         data: torch.utils.data.Dataset,  # what is random in its items it draws from torch, numpy or `random`
         batch_size: int,                 # items per batch
@@ -125,7 +130,7 @@ class Loader(torch.utils.data.DataLoader):
 
     def __iter__(self) -> Iterator:
         sampler = self.batch_sampler
-        sampler.seed, sampler.skip, self.skip = int(torch.randint(2**62, ())), self.skip, 0
+        sampler.seed, sampler.skip, self.skip = ranks.first(int(torch.randint(2**62, ()))), self.skip, 0
         # torch draws from it for its own purposes, now more and now less often
         self.generator.manual_seed(sampler.seed)
         batches = super().__iter__()

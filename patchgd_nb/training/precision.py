@@ -9,6 +9,7 @@ __all__ = ['Precision', 'Updates']
 from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor, nn
+from .ranks import ranks
 
 # %% ../../nbs/training/precision.ipynb #d39ccef4
 def _parameters(optimizer): return [p for group in optimizer.param_groups for p in group['params']]
@@ -40,22 +41,35 @@ class Precision:
     ) -> None:
         "Add the gradients of `loss`, scaled if need be, to those of the weights."
         if not loss.requires_grad: return   # nothing that learns had a part in it: blank images and a frozen head, say
-        if self.kind == 'fp16':
-            if self.scaler is None:
-                self.scaler = torch.amp.GradScaler(loss.device.type)
-                if self._loaded: self.scaler.load_state_dict(self._loaded)
-            loss = self.scaler.scale(loss)
+        if ranks.size > 1: loss = loss * ranks.share
+        if self.kind == 'fp16': loss = self._scaler(loss.device).scale(loss)
         loss.backward()
 
     def step(self,
         optimizer: torch.optim.Optimizer,  # over the model's parameters
     ) -> bool:
         "One step of the optimizer, after which there are no gradients; true if the weights were updated."
+        self._add_ranks(optimizer)
+        return self._apply(optimizer)
+
+    def _scaler(self, device):
+        if self.scaler is None:
+            self.scaler = torch.amp.GradScaler(device.type)
+            if self._loaded: self.scaler.load_state_dict(self._loaded)
+        return self.scaler
+
+    def _add_ranks(self, optimizer):
+        "The gradients of all ranks together; each has a scaler, also one whose images gave no gradient."
         weights = _parameters(optimizer)
         if not any(p.requires_grad for p in weights):
             raise ValueError('every parameter of the optimizer is frozen (requires_grad=False): '
                              'there is nothing to learn; unfreeze the head at least.')
-        updated = any(p.grad is not None for p in weights)
+        ranks.add_gradients(weights)
+        if self.kind == 'fp16' and ranks.size > 1: self._scaler(weights[0].device).scale(torch.zeros(()))
+
+    def _apply(self, optimizer):
+        "The step, after which there are no gradients."
+        updated = any(p.grad is not None for p in _parameters(optimizer))
         if self.scaler is None or not updated: optimizer.step()
         else:
             scale = self.scaler.get_scale()
@@ -117,9 +131,10 @@ class Updates(Precision):
 
     def _update(self, optimizer):
         "The gradients as they are meant, then the step."
+        self._add_ranks(optimizer)
         weights = [p for p in _parameters(optimizer) if p.grad is not None]
         if self.scaler is not None and weights: self.scaler.unscale_(optimizer)
         for p in weights if self.pending < self.batches else (): p.grad.mul_(self.batches / self.pending)
         if self.clip is not None: nn.utils.clip_grad_norm_(weights, self.clip)
         self.pending = 0
-        return super().step(optimizer)
+        return self._apply(optimizer)

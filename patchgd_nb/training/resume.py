@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['non_finite_error', 'dead_worker_message', 'stopped_message', 'stateful_callbacks', 'load_additions', 'versions',
-           'RunCheckpoints']
+           'rank_state', 'of_rank', 'load_rank', 'run_state', 'RunCheckpoints']
 
 # %% ../../nbs/training/resume.ipynb #afa7bb9f
 from contextlib import AbstractContextManager, nullcontext
@@ -18,6 +18,7 @@ from ..base.random_states import get_random_states, set_random_states
 from .checkpoint import Checkpoint, Checkpoints, model_config
 from .description import RunDescription
 from .protocols import CheckpointAware, ResumableLoader, Stateful
+from .ranks import ranks
 from .settings import differences, run_settings
 from .trace import Trace
 
@@ -91,6 +92,57 @@ def versions(
     grads = [None if p.grad is None else (id(p.grad), p.grad._version) for p in model.parameters() if pending]
     return pending, [t._version for t in (*model.parameters(), *model.buffers())], grads
 
+# %% ../../nbs/training/resume.ipynb #re0000f2
+def rank_state(
+    trainer: Any,         # the `Trainer`
+) -> dict[str, Any]:
+    "What each process of a run has of its own: random states, Z, gradients that wait, what its BatchNorm has seen."
+    pending = trainer.precision.pending   # batches whose gradients wait for the others of their group
+    return dict(
+        gradients={k: p.grad for k, p in trainer.model.named_parameters() if pending and p.grad is not None},
+        strategy=trainer.strategy.state_dict() if isinstance(trainer.strategy, Stateful) else {},
+        random=get_random_states(trainer.train),
+        start=trainer.epoch_random_states,
+        settings=trainer.run_checkpoints.settings if ranks.rank else {},   # its data are others than the first rank's
+        buffers={k: b.cpu() for k, b in trainer.model.named_buffers()} if ranks.size > 1 else {})
+
+def of_rank(
+    first: dict[str, Any],  # what the first rank has
+    state: dict[str, Any],  # of a checkpoint; `ranks` are the states of the others
+) -> dict[str, Any]:        # {} for a rank that was not there
+    "This rank's part of a checkpoint. The first has its part where a run on one process has it."
+    parts = [first, *state.get('ranks', [])]
+    return parts[ranks.rank] if ranks.rank < len(parts) else {}
+
+@torch.no_grad()
+def load_rank(
+    trainer: Any,           # the `Trainer`, whose weights are loaded
+    state: dict[str, Any],  # of a checkpoint; this rank's part takes the place of the first's
+) -> None:
+    "Restore what is this rank's own."
+    state |= of_rank({}, state)
+    buffers = dict(trainer.model.named_buffers())
+    for name, value in state.get('buffers', {}).items(): buffers[name].copy_(value)
+
+def run_state(
+    trainer: Any,         # the `Trainer`
+) -> dict[str, Any]:
+    "Everything that decides what comes next; of several ranks, all call this."
+    own, *others = ranks.gather(rank_state(trainer))
+    return dict(
+        model=trainer.model.state_dict(),
+        ema=None if trainer.ema is None else trainer.ema.state_dict(),
+        optimizer=trainer.optimizer.state_dict(),
+        scaler=trainer.precision.state_dict(),
+        pending=trainer.precision.pending, gradients=own['gradients'],
+        strategy=own['strategy'], ranks=others,
+        callbacks={name: callback.state_dict() for name, callback in stateful_callbacks(trainer.callbacks).items()},
+        schedule=trainer.schedule.state_dict() | dict(ended=trainer.progress >= 1),
+        random=own['random'], start=own['start'],
+        epoch=trainer.epoch, batch=trainer.batch, batches=trainer.epoch_batches,
+        seconds=trainer.seconds, best=trainer.best,
+    )
+
 # %% ../../nbs/training/resume.ipynb #65f6fe30
 class RunCheckpoints:
     "A run's checkpoints: what goes into one, when it is written, and how a run is resumed. Methods get the `Trainer`."
@@ -114,25 +166,6 @@ class RunCheckpoints:
         "Whether it is time for a checkpoint inside an epoch."
         return self.save_minutes is not None and time.perf_counter() - self.saved_at >= 60 * self.save_minutes
 
-    def state(self, trainer: Any) -> dict[str, Any]:
-        "Everything that decides what comes next."
-        pending = trainer.precision.pending   # batches whose gradients wait for the others of their group
-        grads = {k: p.grad for k, p in trainer.model.named_parameters() if p.grad is not None} if pending else {}
-        return dict(
-            model=trainer.model.state_dict(),
-            ema=None if trainer.ema is None else trainer.ema.state_dict(),
-            optimizer=trainer.optimizer.state_dict(),
-            scaler=trainer.precision.state_dict(),
-            pending=pending, gradients=grads,
-            strategy=trainer.strategy.state_dict() if isinstance(trainer.strategy, Stateful) else {},
-            callbacks={name: callback.state_dict() for name, callback in stateful_callbacks(trainer.callbacks).items()},
-            schedule=trainer.schedule.state_dict() | dict(ended=trainer.progress >= 1),
-            random=get_random_states(trainer.train),
-            start=trainer.epoch_random_states,
-            epoch=trainer.epoch, batch=trainer.batch, batches=trainer.epoch_batches,
-            seconds=trainer.seconds, best=trainer.best,
-        )
-
     def save(self,
         trainer: Any,                           # the `Trainer`
         metrics: dict[str, float] | None = None,  # of the epoch that has ended; None inside an epoch
@@ -150,7 +183,9 @@ class RunCheckpoints:
                          description=self.description.describe(trainer))
         config = model_config(trainer.model) | made_with
         files = {'trace.npz': trainer.trace.save, 'images.json': self.description.images_file(trainer)}
-        written = self.checkpoints.save(self.state(trainer), config, score, files)
+        state = run_state(trainer)
+        written = self.checkpoints.save(state, config, score, files) if ranks.rank == 0 else None
+        written = ranks.first(written)
         if written: self.place = trainer.epoch, trainer.batch
         if written and isinstance(trainer.strategy, CheckpointAware): trainer.strategy.checkpoint_written()
         trainer.clock = self.saved_at = time.perf_counter()
@@ -167,6 +202,7 @@ class RunCheckpoints:
         given = [dict(group) for group in trainer.optimizer.param_groups]
         found.load_into(trainer.model, optimizer=type(trainer.optimizer).__name__)
         state, train = found.state, trainer.train
+        load_rank(trainer, state)
         trainer.optimizer.load_state_dict(state['optimizer'])
         for group, new in zip(trainer.optimizer.param_groups, given):   # a checkpoint brings its own weight decay
             group |= {k: v for k, v in new.items() if f'optimizer {k}' in different}
@@ -184,7 +220,7 @@ class RunCheckpoints:
 
     def _compare(self, found, here, anyway):
         "The names of settings that differ from a checkpoint's: refused, or said where one goes on anyway."
-        there = found.config.get('settings', {}) | dict(batches=str(found.state['batches']))
+        there = of_rank(found.config, found.state).get('settings', {}) | dict(batches=str(found.state['batches']))
         if not (different := differences(there, here)): return different
         what = f"{found.folder} belongs to another run ({'; '.join(different.values())})"
         if not anyway:
@@ -196,6 +232,7 @@ class RunCheckpoints:
         "After an error: write a checkpoint of the end of the last batch, unless there is one. Raises nothing itself."
         place = trainer.epoch, trainer.batch
         if not self.checkpoints or trainer.step.is_half_done(trainer) or place in ((0, 0), self.place): return
+        if ranks.size > 1: return   # the other ranks are at work, or in trouble themselves
         set_random_states(trainer.boundary, trainer.train)   # a loader may have drawn more since
         try: self.save(trainer, trainer.measured)
         except FloatingPointError: pass   # spoilt weights are not worth a checkpoint
@@ -219,6 +256,11 @@ class RunCheckpoints:
         message, found = '', self.load(trainer, resume == 'anyway') if resume else None
         if found: message = f'Resumed from {found.folder.name}. '
         elif not resume and not trainer.epoch and not trainer.batch:
-            if aside := self.checkpoints.set_aside(): message = f'Checkpoints of an earlier run were moved to {aside}. '
+            aside = self.checkpoints.set_aside() if ranks.rank == 0 else None
+            if aside: message = f'Checkpoints of an earlier run were moved to {aside}. '
+        if len(set(ranks.gather((trainer.epoch, trainer.batch)))) > 1:
+            raise ValueError(f'{self.checkpoints.folder} holds other checkpoints for some of {ranks.size} processes: '
+                             'give a folder that all of them see, on all machines.')
+        if ranks.rank: return
         print(f'{message}Checkpoints are in {self.checkpoints.folder}; if this kernel dies, run again with resume=True '
               '(papermill: -p resume True).', flush=True)

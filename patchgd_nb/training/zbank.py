@@ -14,6 +14,8 @@ import numpy as np, torch
 from torch import Tensor
 from ..base.dihedral import apply_dihedral
 from ..base.files import write_atomic
+from .bank_reader import OtherBanks
+from .ranks import ranks
 
 # %% ../../nbs/training/zbank.ipynb #5e11a002
 def _write_all(f, data):
@@ -163,34 +165,52 @@ class UndoLog:
         self.saved = np.zeros(0, bool)
 
 # %% ../../nbs/training/zbank.ipynb #8455c1cb
+def _cell_order(dihedral, batch, grid_shape):
+    "Which cell of the stored image lies at each cell of the flipped and rotated one, (B, K)."
+    index = torch.arange(int(np.prod(grid_shape)))
+    if dihedral is None: return index.expand(batch, -1)
+    return torch.stack([apply_dihedral(int(h), index.view(1, *grid_shape))[0].flatten() for h in dihedral])
+
 class ZBank:
     "Z of each training image, kept between epochs in half precision beside the run, and when each cell was written."
     def __init__(self,
         folder: str | Path,  # where its files are; a bank begins empty and replaces another one there, unless rewound
     ):
-        self.folder = Path(folder)
+        self.home = Path(folder)
         self.rows = {}      # image name: its row in the files
         self.clock = 0      # inner iterations of the whole run
         self.shape = None   # of one Z, (K, latent_dim); known from the first image on
+        self.begun, self.others = False, None   # whether files of an earlier run are gone; banks of other ranks
         self.undo_log = UndoLog(self.folder)
 
     def __repr__(self) -> str: return f'ZBank({str(self.folder)!r}): {len(self.rows)} images'
 
+    @property
+    def folder(self) -> Path:
+        "Where this rank's files are; of several that train together, each has its own."
+        return self.home / f'rank{ranks.rank}' if ranks.rank else self.home
+
+    def begin(self) -> None:
+        "Begin empty, unless it has begun: files of another run there are removed."
+        if self.begun: return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        old = [self.folder / name for name in ('z.bin', 'written.bin', 'names.txt')]
+        # version 0.1 kept whole rows in files undo-*.bin
+        for path in (*self.folder.glob('undo-*.bin'), *self.folder.glob('cells-*.bin'), *old):
+            path.unlink(missing_ok=True)
+        self.undo_log.folder, self.begun = self.folder, True
+        self.undo_log.next_file()
+
     def _map(self, shape):
         "The files of Z of `shape` (K, latent_dim)."
-        self.shape, self.capacity = tuple(shape), 0
+        self.shape, self.capacity, self.begun = tuple(shape), 0, True
         self.z = GrowingArray(self.folder / 'z.bin', np.float16, self.shape)
         self.written = GrowingArray(self.folder / 'written.bin', np.int32, self.shape[:1])
 
     def _open(self, shape):
         "Make sure that there is a row for one more Z of `shape` (K, latent_dim)."
         if self.shape is None:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            old = [self.folder / name for name in ('z.bin', 'written.bin', 'names.txt')]
-            # version 0.1 kept whole rows in files undo-*.bin
-            for path in (*self.folder.glob('undo-*.bin'), *self.folder.glob('cells-*.bin'), *old):
-                path.unlink(missing_ok=True)
-            self.undo_log.next_file()
+            self.begin()
             self._map(shape)
         if self.shape != tuple(shape):
             raise ValueError(f'{self.folder} keeps Z of {self.shape[0]} cells x {self.shape[1]} numbers, '
@@ -210,15 +230,9 @@ class ZBank:
                 self.rows[name] = len(self.rows)
         return self.rows[name]
 
-    def _cell_order(self, dihedral, batch, grid_shape):
-        "Which cell of the stored image lies at each cell of the flipped and rotated one, (B, K)."
-        index = torch.arange(int(np.prod(grid_shape)))
-        if dihedral is None: return index.expand(batch, -1)
-        return torch.stack([apply_dihedral(int(h), index.view(1, *grid_shape))[0].flatten() for h in dihedral])
-
     def _cells(self, names, shape, changed, dihedral):
         "Image and patch index of the changed cells, and their numbers in the files."
-        order = self._cell_order(dihedral, len(names), shape[1:])
+        order = _cell_order(dihedral, len(names), shape[1:])
         image, k = changed.cpu().nonzero(as_tuple=True)
         rows = np.array([self._row(str(n), (order.shape[1], shape[0])) for n in names])
         return image, k, rows[image] * order.shape[1] + order[image, k].numpy()
@@ -229,11 +243,23 @@ class ZBank:
         dihedral: Tensor | Sequence[int] | None = None,    # (B,) how each was flipped and rotated, see `apply_dihedral`
     ) -> tuple[Tensor, Tensor]:                            # (B, K, latent_dim) float32; (B, K) int64
         "Z of the images, and the age of its cells in inner iterations; -1: never written."
-        order = self._cell_order(dihedral, len(names), shape[1:])
+        order = _cell_order(dihedral, len(names), shape[1:])
+        others_begun = self.begun   # in the first batch of a run they may still hold another run's files
         rows = [self._row(str(n), (order.shape[1], shape[0])) for n in names]
+        for name in names if ranks.size > 1 and others_begun else (): self._fetch(str(name))
         z, written = torch.from_numpy(self.z.rows[rows]), torch.from_numpy(self.written.rows[rows]).long()
         age = torch.where(written > 0, self.clock + 1 - written, -1).gather(1, order)
         return z.gather(1, order[..., None].expand(-1, -1, shape[0])).float(), age
+
+    def _fetch(self, name):
+        "Copy Z of an image from the rank that wrote it last, unless that is this one."
+        self.others = self.others or OtherBanks(self.home, self.folder, self.shape)
+        newest, row = self.others.newest(name), self.rows[name]
+        if newest.newest(name) <= self.written.rows[row].max(): return
+        written, z = newest.row(name)
+        changed = np.flatnonzero(written != self.written.rows[row])
+        self._reserve(row * self.shape[0] + changed)
+        self.written.rows[row], self.z.rows[row] = written, z
 
     def reserve(self,
         names: Sequence[str],                              # of B images
@@ -242,7 +268,9 @@ class ZBank:
         dihedral: Tensor | Sequence[int] | None = None,    # (B,) how each image was flipped and rotated
     ) -> None:
         "Take room on the disk for cells that are about to change, and note them as they are; OSError if it is full."
-        cells = np.unique(self._cells(names, shape, changed, dihedral)[2])
+        self._reserve(np.unique(self._cells(names, shape, changed, dihedral)[2]))
+
+    def _reserve(self, cells):
         arrays = self.written, self.z
         n_bytes = 2 * len(cells) * sum(a.cells[:1].nbytes for a in arrays)
         with _explain_disk_error(self.folder, f'{len(cells)} cells of Z and their undo log, {n_bytes // 1024:,} KB'):
@@ -281,14 +309,14 @@ class ZBank:
     ) -> None:
         "Restore the bank of an earlier process; warn and begin empty where its files are gone, or of another run."
         log, names_path, self.clock = UndoLog(self.folder, mark['run']), self.folder / 'names.txt', mark['clock']
+        self.others = None
         files = names_path, self.folder / 'z.bin', self.folder / 'written.bin'
         # a mark of version 0.1 has no `file`: its log is of another form
         there = 'file' in mark and log.reaches(mark['file'], mark['at']) and all(f.is_file() for f in files)
         if mark['shape'] is None or not there:
-            if mark['shape'] is not None:
-                warnings.warn(f'{self.folder} cannot be restored to the checkpoint: Z is filled anew.')
-            self.shape, self.rows, self.undo_log = None, {}, UndoLog(self.folder)
-            return
+            if mark['shape']: warnings.warn(f'{self.folder} cannot be restored to the checkpoint: Z is filled anew.')
+            self.shape, self.rows, self.undo_log, self.begun = None, {}, UndoLog(self.folder), False
+            return self.begin()
         names = names_path.read_text().splitlines()
         self.rows = {n: i for i, n in enumerate(names)}
         self._map(mark['shape'])
