@@ -1,8 +1,10 @@
 "What `test_ranks.py` runs in several processes at once: `python ranks_jobs.py JOB RANK SIZE FOLDER JSON`."
+from functools import partial
 import json, os, random, signal, sys
 from pathlib import Path
 import torch, torch.distributed as dist
 from torch import nn
+from patchgd_nb.experiment.gradients import check_gradients
 from patchgd_nb.model import PatchModel
 from patchgd_nb.patches import PatchGrid
 from patchgd_nb.sampler import CoverSampler, UniformSampler
@@ -128,13 +130,39 @@ def many(rank, size, folder, n=200, seed=0):
     return alike
 
 
+class Changes(Callback):
+    "Somebody sets another fraction, at the first rank only."
+    first_rank_only = True
+    def on_batch_end(self, trainer, result): trainer.strategy.sampler.fraction, trainer.strategy.accumulate = 1/3, 1
+
+
+def steered(rank, size, folder):
+    "Fraction of this rank's strategy, and steps of its optimizer, after a change at the first."
+    trainer = Trainer(make_model(rank), make_strategy('patch', folder), [part_of(batch, rank, size) for batch in make_batches(1, 3, 4)], epochs=1, callbacks=[Changes()], progress=False, device='cpu')
+    steps = []
+    trainer.optimizer.register_step_post_hook(lambda *_: steps.append(1))
+    trainer.fit()
+    return trainer.strategy.sampler.fraction, len(steps), ranks.gradients
+
+
+def gradients(rank, size, folder):
+    "Faults that `check_gradients` finds in steps of two processes which have the same images."
+    images, labels, content, names = make_batches(3, 1, 4)[0]
+    found = {}
+    for kind, options in dict(exact={}, patch=dict(fraction=1.)).items():
+        strategy = make_strategy(kind, folder, **options)
+        step = partial(strategy.step, names=names) if kind == 'patch' else strategy.step
+        found[kind] = check_gradients(step, make_model(), images, labels, expect='full').ok
+    return found
+
+
 class Endless:
     "Batches in a number that nobody knows."
     def __init__(self, batches): self.batches = batches
     def __iter__(self): return iter(self.batches or [None])
 
 
-JOBS = dict(train=train, several=several, many=many)
+JOBS = dict(steered=steered, train=train, gradients=gradients, several=several, many=many)
 
 if __name__ == '__main__':
     job, rank, size, folder, options = sys.argv[1:]

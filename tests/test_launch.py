@@ -4,6 +4,7 @@ from pathlib import Path
 import nbformat, pytest
 from patchgd_nb.experiment.launch import COMMAND
 
+pytestmark = pytest.mark.notebooks   # each starts two processes and a kernel
 ENV = os.environ | dict(OMP_NUM_THREADS='1')
 CELLS = '''
 import os, torch
@@ -91,7 +92,6 @@ def test_torchrun_starts_them_as_well(tmp_path):
     assert '2 processes, 2 epochs' in last_output(tmp_path / 'out.ipynb')
 
 
-@pytest.mark.notebooks
 def test_the_embedded_cohort_on_two_processes(tmp_path):
     words = dict(n_slides=36, image_size=512, epochs=1, batch_size=4, out_dir='runs/a').items()
     command = [*COMMAND, 'launch', 'panda', '--processes', '2'] + [w for name, value in words for w in ('-p', name, str(value))]

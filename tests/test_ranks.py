@@ -77,6 +77,15 @@ def test_one_process_killed_and_both_started_again(one, tmp_path):
         assert largest(one['CarryPatchGD']['weights'], rank['weights']) < 1e-9
 
 
+def test_what_is_changed_at_the_first_rank_holds_for_all(tmp_path):
+    first, second = together(tmp_path, 'steered')
+    assert first == second and first[0] == 1/3 and first[1] == first[2] > 3
+
+
+def test_check_gradients_is_silent(tmp_path):
+    for found in together(tmp_path, 'gradients'): assert found == dict(exact=True, patch=True)
+
+
 def test_two_hundred_configurations_without_a_hang(tmp_path):
     "Ranks with fewer batches or none, blank images, a single image, frozen parts, 16 bits: in one pair of processes."
     for alike in together(tmp_path, 'many', timeout=400): assert alike == [True] * 200

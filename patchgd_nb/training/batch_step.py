@@ -61,12 +61,15 @@ class BatchStep:
         share = trainer.schedule.share(trainer)
         trainer.rates.set(share)
         self.count_seconds(trainer)
-        ranks.tell(trainer.stop, trainer.run_checkpoints.is_due(), trainer.seconds)
+        sampler = getattr(trainer.strategy, 'sampler', None)
+        fraction = getattr(sampler, 'fraction', 0.)
+        ranks.tell(trainer.stop, trainer.run_checkpoints.is_due(), trainer.seconds, fraction)
         result = losses = None
         if batch is not None: result, losses = self.run(trainer, Batch(*batch))
         elif ranks.size > 1: trainer.strategy.sit_out(trainer.optimizer, trainer.precision)
         if ranks.size == 1: self.count_seconds(trainer)
         else: trainer.seconds = ranks.seconds   # the first rank's when the step began; its end is counted at the next
+        if ranks.size > 1 and fraction: sampler.fraction = ranks.fraction
         if batch is not None: self._note(trainer, Batch(*batch).names, share, result, losses)
         trainer.batch, trainer.boundary = trainer.batch + 1, get_random_states(trainer.train)
         self.end()

@@ -33,7 +33,7 @@ def join_ranks() -> int:   # how many there are
     return dist.get_world_size()
 
 # %% ../../nbs/training/ranks.ipynb #ra000009
-_COLUMNS = 'steps', 'images', 'accumulate', 'stop', 'save', 'seconds'
+_COLUMNS = 'steps', 'images', 'accumulate', 'stop', 'save', 'seconds', 'fraction'
 
 def _to_bits(number): return struct.unpack('<q', struct.pack('<d', number))[0]
 
@@ -44,7 +44,7 @@ class Ranks:
     "The processes that train one model together, as torch.distributed knows them. Alone, nothing is sent."
     def __init__(self):
         self.gradients = self.tables = 0                  # reductions so far
-        self.stop, self.save, self.seconds = False, False, 0.   # what this rank has to say; then, what holds for all
+        self.stop, self.save, self.seconds, self.fraction = False, False, 0., 0.   # to be said; then, what holds for all
         self._share = None
 
     def __repr__(self) -> str: return f'rank {self.rank} of {self.size}'
@@ -64,9 +64,10 @@ class Ranks:
         stop: bool,        # somebody wants this rank to stop
         save: bool,        # a checkpoint is due; the first rank decides
         seconds: float,    # of training so far; those of the first rank count
+        fraction: float = 0.,   # that is sampled; somebody may change it at the first rank
     ) -> None:
-        "What a trainer has to say at the next `agree`; afterwards `stop`, `save` and `seconds` hold for all ranks."
-        self.stop, self.save, self.seconds = stop, save, seconds
+        "What a trainer has to say at the next `agree`; afterwards it holds for all ranks."
+        self.stop, self.save, self.seconds, self.fraction = stop, save, seconds, fraction
 
     def agree(self,
         steps: int,               # inner iterations that this rank needs for its batch; 0 if it has none
@@ -75,14 +76,15 @@ class Ranks:
     ) -> tuple[int, int]:         # inner iterations of the batch, and how many per step of the optimizer
         "What all ranks do in this batch: the most steps that one of them needs; `accumulate` as the first rank has it."
         if self.size > 1:
-            mine = steps, images, accumulate or 0, int(self.stop), int(self.save), _to_bits(self.seconds)
+            bits = _to_bits(self.seconds), _to_bits(self.fraction)
+            mine = steps, images, accumulate or 0, int(self.stop), int(self.save), *bits
             table = torch.zeros(self.size, len(_COLUMNS), dtype=torch.int64)
             table[self.rank] = torch.tensor(mine)
             table = self._add_up(table)
             self.tables += 1
             told = dict(zip(_COLUMNS, table.T.tolist()))
             self.stop, self.save = any(told['stop']), bool(told['save'][0])
-            self.seconds = _from_bits(told['seconds'][0])
+            self.seconds, self.fraction = _from_bits(told['seconds'][0]), _from_bits(told['fraction'][0])
             self._share = images / max(1, sum(told['images']))
             steps, accumulate = max(told['steps']), told['accumulate'][0]
         return steps, min(accumulate or steps, steps)
