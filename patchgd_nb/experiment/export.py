@@ -36,6 +36,14 @@ def input_dtype(
         raise ValueError(f"dtype={dtype!r} is not known: choose 'uint8' (pixels) or 'float32' (already normalised).")
     return dtype or ('uint8' if model.grid.ndim > 1 else 'float32')
 
+def _canvas_note(size, reading):
+    "How an image becomes an input, in words; None where the run does not say."
+    if (reading or {}).get('kind') != 'slides': return None
+    um = reading.get('um_per_pixel')
+    shrunk = f'to {um} micrometres per pixel' if um else 'by the smallest whole factor with which it fits'
+    return (f'a square of {size} pixels, the image in its middle, shrunk by the mean over areas {shrunk}, '
+            f"{reading.get('background', 'white')} around it; channels red, green, blue")
+
 def model_note(
     model: PatchModel,          # that is exported
     dtype: str,                 # of `DTYPES`
@@ -53,7 +61,8 @@ def model_note(
                     classes=model.class_names or [f'class {k}' for k in range(model.n_classes)]),
         patches=dict(size=list(grid.patch_size), stride=list(grid.stride), grid=list(grid.shape),
                      encoded='all of them, blank ones too'),
-        images=described.get('images'), trained_in=described.get('precision', 'off'), backbone=made['backbone'],
+        images=described.get('images'), canvas=_canvas_note(grid.image_size[0], described.get('images')),
+        trained_in=described.get('precision', 'off'), backbone=made['backbone'],
         versions=dict(patchgd_nb=patchgd_nb.__version__, torch=torch.__version__, timm=timm.__version__))
 
 # %% ../../nbs/experiment/export.ipynb #1d46291b
