@@ -94,7 +94,7 @@ class AttentionHead(nn.Module):
     ) -> Tensor:    # (B, n_classes)
         "Class scores of Z."
         cells = self.embed(z.flatten(2).transpose(1, 2)) + self.positions
-        tokens = torch.cat([self.token.expand(len(z), -1, -1), cells], 1)
+        tokens = torch.cat([self.token.expand(z.shape[0], -1, -1), cells], 1)
         return self.classify(self.layers(tokens)[:, 0])
 
 # %% ../nbs/03_head.ipynb #5f1d0a32

@@ -188,6 +188,7 @@ def run(
 COMMANDS = [
     Command('predict', 'experiment.predict', 'predict', 'run folder'),
     Command('evaluate', 'experiment.evaluate', 'evaluate', 'run table'),
+    Command('export', 'experiment.export', 'export', 'run'),
     Command('make panda', 'datasets.panda', 'make_mini_panda'),
     Command('make ultramnist', 'datasets.ultramnist', 'make_ultramnist'),
     Command('prepare panda', 'datasets.panda', 'prepare_panda'),

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
-import hashlib, json, os
+import json, os
 import numpy as np, pandas as pd, torch
 from tqdm import tqdm
 from ..base.dihedral import apply_dihedral
@@ -24,6 +24,7 @@ from .contribution_map import draw_map
 from .image_list import list_images, name_problem
 from ..training.checkpoint import find_checkpoint
 from .rebuild import rebuild
+from .result_folder import check_same, weights_digest
 from .result_table import ResultTable
 from ..images.canvas import Canvas
 from ..images.readers import clear_caches, open_image
@@ -70,13 +71,15 @@ def load_run(
     best: bool = True,                      # by the best checkpoint, if there is one; else by the newest
     model: PatchModel | None = None,        # where the checkpoint cannot say how it is made
     reading: dict[str, Any] | None = None,  # how images are read, where the checkpoint does not say
+    scores: bool = True,                    # its scores are wanted, as probabilities; if not, its latents alone
 ) -> LoadedRun:
     "Model and way of reading of a run; a ValueError if they do not suit files of images."
     checkpoint = find_checkpoint(run, best)
     model = rebuild(checkpoint, model)
     described = checkpoint.config.get('description') or {}
     reading = reading or described.get('images') or {}
-    _check_run(checkpoint.folder, model, described.get('loss', 'cross_entropy'), reading.get('kind'))
+    loss = described.get('loss', 'cross_entropy') if scores else 'cross_entropy'
+    _check_run(checkpoint.folder, model, loss, reading.get('kind'))
     return LoadedRun(model, reading, described.get('precision', 'off'))
 
 def _check_run(folder, model, loss, kind):
@@ -164,21 +167,6 @@ def read_ahead(
 # %% ../../nbs/experiment/predict.ipynb #27db8152
 CLEAR_EVERY = 32   # images, after which files are forgotten that readers keep in memory
 
-def _weights_digest(model):
-    found = hashlib.sha256()
-    for name, value in model.state_dict().items():
-        found.update(name.encode() + value.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()
-
-def _check_settings(out, settings):
-    "Note what makes the results; refuse a folder that holds those of something else."
-    path = out / 'predict.json'
-    try: before = json.loads(path.read_text(encoding='utf-8')) if path.exists() else settings
-    except ValueError: before = {}
-    if different := [k for k in settings if before.get(k) != settings[k]]:
-        raise ValueError(f'{out} holds predictions made with other {" and ".join(different)}: give another folder.')
-    write_atomic(path, json.dumps(settings, indent=1))
-
 def _columns(model, orientations):
     classes = range(model.n_classes)
     names = ['image_id', 'path', 'class', *(['class_name'] if model.class_names else []), 'probability', 'patches']
@@ -211,10 +199,11 @@ def predict(
     out, loaded = Path(out), load_run(run, **by_hand)
     rows, top = list_images(folder, out, data_dir)
     loaded.model.to(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
-    settings = dict(images=str(Path(folder).resolve()), weights=_weights_digest(loaded.model), reading=loaded.reading,
+    settings = dict(images=str(Path(folder).resolve()), weights=weights_digest(loaded.model), reading=loaded.reading,
                     orientations=orientations, maps=maps)
     with RunLock(out):
-        _check_settings(out, settings)
+        check_same(out / 'predict.json', settings, 'predictions')
+        write_atomic(out / 'predict.json', json.dumps(settings, indent=1))
         table = _predict_rows(loaded, rows, top, out, orientations, maps, workers or min(4, os.cpu_count() or 1),
                               progress)
     if parquet: pd.read_csv(table, dtype=dict(image_id=str)).to_parquet(out / 'predictions.parquet')
