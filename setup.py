@@ -33,7 +33,9 @@ setuptools.setup(
     packages=setuptools.find_packages(include=[lib, lib + '.*']),
     install_requires=shlex.split(cfg['requirements']),
     extras_require={'docs': shlex.split(cfg['docs_requirements']),
-                    'dev': shlex.split(cfg['dev_requirements']) + shlex.split(cfg['docs_requirements'])},   # every extra
+                    'scale': shlex.split(cfg['scale_requirements']),
+                    'dev': shlex.split(cfg['dev_requirements']) + shlex.split(cfg['docs_requirements']) +
+                           shlex.split(cfg['scale_requirements'])},   # every extra
     python_requires='>=' + cfg['min_python'],
     long_description=open('README.md', encoding='utf-8').read(), long_description_content_type='text/markdown',
     package_data={lib: ['py.typed', '**/*.js', '**/*.html']}, zip_safe=False,
