@@ -84,7 +84,7 @@ def running_workers(
                              'GPU: start them with `dask worker --nthreads 1` (dask-jobqueue: cores: 1).')
         yield client, dict(environment={})
 
-# %% ../../nbs/experiment/sweep.ipynb #29724fb9
+# %% ../../nbs/experiment/sweep.ipynb #c704c5a6
 class Sweep:
     "The rows of a sweep, what became of them, and the way they are run."
     def __init__(self,
@@ -117,21 +117,24 @@ class Sweep:
         "Run what is not finished; a KeyboardInterrupt stops the rows at work with a checkpoint each."
         from distributed import as_completed
         done = set(self.finished())
-        self._show(self.write())
+        self.show(self.write())
         try:
             futures = {self._submit(client, n, options): n for n in self.rows if n not in done}
             for i, future in enumerate(as_completed(list(futures), loop=client.loop), len(done) + 1):
                 self._note(futures.pop(future), future, f'{i}/{len(self.rows)}')
-                if time.monotonic() > self.due: self._show(self.write())
+                if time.monotonic() > self.due: self.show(self.write())
         except KeyboardInterrupt:
             self._stop(client)
             raise
         finally: table = self.write()
-        self._show(table)
-        return table
+        return self.show(table)
 
-    def _show(self, table):
+    def show(self,
+        table: 'pd.DataFrame',
+    ) -> 'pd.DataFrame':   # the same
+        "Hand the table to whoever wants to see it grow."
         if self.on_row: self.on_row(table)
+        return table
 
     def _submit(self, client, name, options):
         "A row as a task of Dask."
@@ -169,7 +172,7 @@ def _loss_of(future):
     if type(error).__name__ == 'KilledWorker': return 'its worker was killed, each time it was tried.'
     return ' '.join(str(error).split())[:500]
 
-# %% ../../nbs/experiment/sweep.ipynb #53254380
+# %% ../../nbs/experiment/sweep.ipynb #1717e943
 def sweep(
     notebook: str,                      # 'panda', say, or the path of a notebook
     grid: str | Path | Mapping[str, Any],   # values by name, or a file in YAML that has them
@@ -196,7 +199,7 @@ def sweep(
         work = Sweep(path, rows, out, on_row)
         done = len(work.finished())
         print(f'{len(work.rows)} different rows in {out}, {done} of them finished.', flush=True)
-        if done == len(work.rows): return work.write()
+        if done == len(work.rows): return work.show(work.write())
         with running_workers(scheduler) if scheduler else local_workers(workers, dashboard) as (client, options):
             return work.run(client, **options)
 

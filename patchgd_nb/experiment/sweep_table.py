@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NOT_A_SCORE', 'flatten_results', 'write_sweep', 'read_state', 'last_notebook', 'read_row', 'read_sweep',
-           'write_table', 'plot_sweep', 'is_running', 'follow_sweep']
+           'write_table', 'plot_sweep', 'is_running', 'SweepView', 'follow_sweep']
 
 # %% ../../nbs/experiment/sweep_table.ipynb #73d0977a
 import json, time
@@ -99,11 +99,12 @@ def write_table(
     write_atomic(Path(out, 'sweep.csv'), table.to_csv())
     return table
 
-# %% ../../nbs/experiment/sweep_table.ipynb #8e788c66
+# %% ../../nbs/experiment/sweep_table.ipynb #91c4b2da
 NOT_A_SCORE = 'seconds', 'epochs', 'chance'
 
 def _is_numeric(column):
-    return column.notna().any() and all(isinstance(v, Number) for v in column.dropna())
+    values = column.dropna()   # True is a number to Python, but no score
+    return len(values) > 0 and all(isinstance(v, Number) and not isinstance(v, bool) for v in values)
 
 def _choose(table, varied, x, y, colour):
     "Which columns are shown, where nobody has said it."
@@ -111,7 +112,7 @@ def _choose(table, varied, x, y, colour):
     free = [n for n in varied if n != 'seed'] or list(varied)
     x = x or (free[0] if free else None)
     colour = colour or next((n for n in free if n != x), None)
-    numeric = [n for n in scores if _is_numeric(table[n]) and not isinstance(table[n].dropna().iloc[0], bool)]
+    numeric = [n for n in scores if _is_numeric(table[n])]
     y = y or next((n for n in numeric if not n.startswith(NOT_A_SCORE)), numeric[0] if numeric else None)
     for name in (x, y, colour):
         if name is not None and name not in table:
@@ -148,13 +149,39 @@ def plot_sweep(
         fig.add_scatter(x=means.index, y=means, mode='lines', line=style, showlegend=False, hoverinfo='skip', **group)
     return fig
 
-# %% ../../nbs/experiment/sweep_table.ipynb #38a6f4a3
+# %% ../../nbs/experiment/sweep_table.ipynb #12bdd04d
 def is_running(
     out: str | Path,   # folder of the sweep
 ) -> bool:
     "Whether a sweep is at work in this folder; one of another machine counts as long as its lock is there."
     owner = RunLock(out).owner()
     return owner is not None and is_alive(owner) is not False
+
+class SweepView:
+    "Figure and table of a sweep in a notebook, renewed in their place."
+    def __init__(self,
+        out: str | Path,             # folder of the sweep
+        x: str | None = None,        # as in `plot_sweep`
+        y: str | None = None,
+        colour: str | None = None,
+    ):
+        self.out, self.columns, self.handles = out, (x, y, colour), []
+
+    def update(self,
+        table: pd.DataFrame | None = None,   # as `read_sweep` gives it; read unless given
+    ) -> None:
+        "Show the sweep as it stands now."
+        from IPython.display import display
+        if table is None: table = read_sweep(self.out)
+        fig = plot_sweep(self.out, *self.columns)
+        # a figure shows itself, each time in a new place; what it would show can be put into the old one
+        shown = fig._repr_mimebundle_() | {'text/plain': fig.layout.title.text}
+        text = table.drop(columns=['reason', 'notebook']).reset_index(drop=True)
+        if not self.handles:
+            self.handles = [display(shown, raw=True, display_id=True), display(text, display_id=True)]
+            return
+        for handle, view, options in zip(self.handles, (shown, text), (dict(raw=True), {})):
+            if handle: handle.update(view, **options)   # None outside a notebook
 
 def follow_sweep(
     out: str | Path,           # folder of the sweep
@@ -164,15 +191,9 @@ def follow_sweep(
     seconds: float = 5.,       # between two looks
 ) -> pd.DataFrame:             # the table at the end
     "Show figure and table of a sweep, renewed until it has ended."
-    from IPython.display import display
-    shown = []
+    view = SweepView(out, x, y, colour)
     while True:
-        going = is_running(out)   # asked before the last look, which then misses nothing
-        table = read_sweep(out)
-        views = plot_sweep(out, x, y, colour), table.drop(columns=['reason', 'notebook'])
-        if not shown: shown = [display(view, display_id=True) for view in views]
-        else:
-            for handle, view in zip(shown, views):
-                if handle: handle.update(view)   # None outside a notebook
+        going, table = is_running(out), read_sweep(out)   # asked before the last look, which then misses nothing
+        view.update(table)
         if not going: return table
         time.sleep(seconds)
