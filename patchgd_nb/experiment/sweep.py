@@ -84,7 +84,7 @@ def running_workers(
                              'GPU: start them with `dask worker --nthreads 1` (dask-jobqueue: cores: 1).')
         yield client, dict(environment={})
 
-# %% ../../nbs/experiment/sweep.ipynb #c704c5a6
+# %% ../../nbs/experiment/sweep.ipynb #40a5af99
 class Sweep:
     "The rows of a sweep, what became of them, and the way they are run."
     def __init__(self,
@@ -161,9 +161,10 @@ class Sweep:
     def _stop(self, client):
         "Interrupt the rows at work and wait for them."
         print('The rows at work stop, with a checkpoint each; another Ctrl-C does not wait for them.', flush=True)
-        client.run(stop_rows, self.id)
+        client.run(stop_rows, self.id, on_error='ignore')
         end = time.monotonic() + PATIENCE
-        while sum(client.run(rows_at_work, self.id).values()) and time.monotonic() < end: time.sleep(.2)
+        while sum(client.run(rows_at_work, self.id, on_error='ignore').values()) and time.monotonic() < end:
+            time.sleep(.2)
 
 def _loss_of(future):
     "Why a task of Dask ended without a result, in a sentence."
