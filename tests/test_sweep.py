@@ -104,6 +104,9 @@ def test_no_such_experiment_one_without_a_record_and_no_dask(here, tiny, monkeyp
     nbformat.write(nb, tiny / 'bare.ipynb')
     code, said = here('seed: 0', notebook='bare.ipynb')
     assert code == 2 and 'leaves no run.json' in said
+    monkeypatch.setitem(sys.modules, 'bokeh', None)
+    code, said = here('seed: 0', '--dashboard')
+    assert code == 2 and 'pip install bokeh' in said
     monkeypatch.setitem(sys.modules, 'distributed', None)
     code, said = here('seed: 0')
     assert code == 2 and "pip install 'patchgd_nb[scale]'" in said and said.count('\n') == 1

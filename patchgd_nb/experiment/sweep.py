@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from distributed import Client, Future
 
-# %% ../../nbs/experiment/sweep.ipynb #ce9960be
+# %% ../../nbs/experiment/sweep.ipynb #0cb6d122
 def visible_gpus() -> list[str]:   # as CUDA_VISIBLE_DEVICES names them
     "The GPUs that this process may use."
     listed = os.environ.get('CUDA_VISIBLE_DEVICES')
@@ -63,7 +63,7 @@ def local_workers(
          Client(cluster, set_as_default=False) as client:
         client.register_plugin(_steady())
         client.wait_for_workers(workers, timeout=120)
-        if dashboard: print(f'charts: {cluster.dashboard_link}')
+        if dashboard: print(f'charts: {cluster.dashboard_link}', flush=True)
         yield client, dict(environment=_row_environment(workers), gpus=gpus)
 
 # %% ../../nbs/experiment/sweep.ipynb #2caad4e1
@@ -173,7 +173,7 @@ def _loss_of(future):
     if type(error).__name__ == 'KilledWorker': return 'its worker was killed, each time it was tried.'
     return ' '.join(str(error).split())[:500]
 
-# %% ../../nbs/experiment/sweep.ipynb #1717e943
+# %% ../../nbs/experiment/sweep.ipynb #bb8166d3
 def sweep(
     notebook: str,                      # 'panda', say, or the path of a notebook
     grid: str | Path | Mapping[str, Any],   # values by name, or a file in YAML that has them
@@ -187,6 +187,11 @@ def sweep(
     try: import cryptography, distributed
     except ImportError:
         raise ValueError("Dask distributed, which runs sweeps, is not installed: `pip install 'patchgd_nb[scale]'` "
+                         'installs it.') from None
+    try:
+        if dashboard: import bokeh
+    except ImportError:
+        raise ValueError("Dask's page of charts is drawn by bokeh, which is not installed: `pip install bokeh` "
                          'installs it.') from None
     if workers is not None and workers < 1: raise ValueError(f'workers={workers} run nothing: ask for 1 or more.')
     if scheduler and (workers or dashboard):
