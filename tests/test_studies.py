@@ -33,7 +33,7 @@ TRIALS = dict(   # every study, with as little work as shows that it runs
     panda_seeds=dict(seeds=[0], out_dir='seeds', extra=dict(n_slides=6, epochs=1, image_size=512, folds=2, batch_size=2)), recipes={}, ultramnist_ablation=dict(seconds=2, valid=20), wrong_gradients={})
 
 
-TRIALS |= dict(soak=dict(minutes=.2, images=16, growth=.5), sweep=dict(grid=dict(fraction=['1/2'], epochs=1), workers=1))
+TRIALS |= dict(soak=dict(minutes=.2, images=16, growth=.1), sweep=dict(grid=dict(fraction=['1/2'], epochs=1), workers=1))
 STUDIES = sorted(p.stem for p in (TOP / 'nbs/studies').glob('*.ipynb'))   # one without a trial runs as it is
 
 
