@@ -25,6 +25,7 @@ class BuildWithNotebooks(build_py):
             self.copy_file(str(path), str(target))
 
 
+EXTRAS = 'docs', 'export', 'scale', 'track'
 setuptools.setup(
     name=cfg['lib_name'], version=cfg['version'], description=cfg['description'], keywords=cfg['keywords'],
     author=cfg['author'], author_email=cfg['author_email'], url=cfg['git_url'], license='Apache-2.0',
@@ -32,8 +33,8 @@ setuptools.setup(
                 [f'Programming Language :: Python :: {v}' for v in pythons[pythons.index(cfg['min_python']):]],
     packages=setuptools.find_packages(include=[lib, lib + '.*']),
     install_requires=shlex.split(cfg['requirements']),
-    extras_require={'docs': shlex.split(cfg['docs_requirements']), 'export': shlex.split(cfg['export_requirements']),
-                    'dev': [r for name in ('dev', 'docs', 'export') for r in shlex.split(cfg[f'{name}_requirements'])]},   # every extra
+    extras_require={name: shlex.split(cfg[f'{name}_requirements']) for name in EXTRAS} |
+                   {'dev': [r for name in ('dev', *EXTRAS) for r in shlex.split(cfg[f'{name}_requirements'])]},   # every extra
     python_requires='>=' + cfg['min_python'],
     long_description=open('README.md', encoding='utf-8').read(), long_description_content_type='text/markdown',
     package_data={lib: ['py.typed', '**/*.js', '**/*.html']}, zip_safe=False,

@@ -241,6 +241,7 @@ def test_a_row_without_a_class_makes_none(tmp_path):
 
 SMALL = dict(train_photos=dict(n_photos=16, image_size=96, patch_size=32, epochs=1, batch_size=4), train_slides=dict(n_slides=12, image_size=256, epochs=1, batch_size=2))
 
+@pytest.mark.executes('train_photos', 'train_slides')
 @pytest.mark.parametrize('name', SMALL)
 def test_experiments_on_ones_own_images(tmp_path, monkeypatch, name):
     "Every cell, in this process: classes from the table, figures by class, and a second run on the folder that the first one made."

@@ -43,6 +43,7 @@ def test_what_is_wrong_is_said_in_one_sentence(uci, damage, says):
     assert str(e.value).endswith('.')
 
 
+@pytest.mark.executes('train_har')
 def test_train_har_without_data(tmp_path):
     run = papermill('train_har', tmp_path, epochs=1)
     assert run.returncode == 0, run.stderr[-2000:]

@@ -47,6 +47,7 @@ def short_run(tmp_path_factory):
     return out, compare(out, n_slides=12, **SHORT)
 
 
+@pytest.mark.executes('train_panda')
 def test_main_job_runs_to_its_end(short_run):
     out, (patchgd, whole, _) = short_run
     assert all(-1 <= row['QWK'] <= 1 for row in (patchgd, whole))

@@ -159,6 +159,7 @@ def experiment(out, **parameters):
     return json.loads((out / 'results.json').read_text())
 
 
+@pytest.mark.executes('train_ultramnist')
 def test_the_experiment_runs_and_skips_what_is_broken(digits, tmp_path):
     shutil.copytree(digits, tmp_path / 'data')
     (tmp_path / 'data/images/valid_000003.png').write_bytes(b'')      # of the images that are read in any time

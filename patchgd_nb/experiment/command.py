@@ -90,23 +90,33 @@ def _read_yaml(texts):
     return parameters
 
 # %% ../../nbs/experiment/command.ipynb #a6b4a062
-def check_parameters(
-    path: str | Path,            # of a notebook
-    changes: Mapping[str, Any],  # values that replace the notebook's defaults, by name
-) -> dict[str, Any]:
-    "All parameters of a notebook with these changes; a ValueError says in one sentence what is wrong with them."
+def parameter_checker(
+    path: str | Path,  # of a notebook
+) -> Callable[[Mapping[str, Any]], dict[str, Any]]:   # as `check_parameters` with this notebook, which is read once
+    "A function that checks values which replace the notebook's defaults."
     from patchgd_nb.experiment import parameters
     from patchgd_nb.experiment.parameter_record import closest_name
     defaults = read_defaults(path)
     match = re.search(r'(\w+)\.of\(globals\(\)\)', Path(path).read_text(encoding='utf-8'))
     record = getattr(parameters, match[1], None) if match else None
-    if record: return record.check({**defaults, **changes}).model_dump()
-    for name in changes.keys() - defaults.keys():
-        near = closest_name(name, defaults)
-        if near: advice = f'did you mean {near}?'
-        else: advice = f"there {'are ' + ', '.join(defaults) if defaults else 'are none'}."
-        raise ValueError(f'{name} is not a parameter of {path}: {advice}')
-    return {**defaults, **changes}
+
+    def check(changes):
+        if record: return record.check({**defaults, **changes}).model_dump()
+        for name in changes.keys() - defaults.keys():
+            near = closest_name(name, defaults)
+            if near: advice = f'did you mean {near}?'
+            else: advice = f"there {'are ' + ', '.join(defaults) if defaults else 'are none'}."
+            raise ValueError(f'{name} is not a parameter of {path}: {advice}')
+        return {**defaults, **changes}
+
+    return check
+
+def check_parameters(
+    path: str | Path,            # of a notebook
+    changes: Mapping[str, Any],  # values that replace the notebook's defaults, by name
+) -> dict[str, Any]:
+    "All parameters of a notebook with these changes; a ValueError says in one sentence what is wrong with them."
+    return parameter_checker(path)(changes)
 
 # %% ../../nbs/experiment/command.ipynb #2598fb18
 def read_parameters(
@@ -197,6 +207,7 @@ COMMANDS = [
     Command('cut', 'datasets.panda', 'cut_regions'),
     Command('convert', 'images.convert', 'convert_image', 'source out'),
     Command('replay', 'dashboard.player', 'save_replay', 'run'),
+    Command('sweep', 'experiment.sweep', 'run_sweep', 'notebook grid'),
     Command('copy', 'course.student', 'copy_course', 'folder'),
     Command('grade', 'course.grade', 'grade', 'folder')]
 GROUPS = {'make': 'make a synthetic data set', 'prepare': 'check a data set before the first run, and split it'}
