@@ -144,7 +144,7 @@ _TINY = dict(   # a small value for each value, or for all
               'deit_small_patch16_224': 'test_vit', 'signal': 'signal'},
     image_size={512: 128, 2048: 192, 4000: 256, 4096: 256, 128: 128},
     patch_size={32: 32, 64: 64, 128: 32, 256: 128, 400: 64},
-    memory_budget={None: None, '4GB': '16MB', '16GB': '32MB', '24GB': '48MB'},
+    memory_budget={None: None, '4GB': '64MB', '16GB': '128MB', '24GB': '256MB'},
     latent_dim={64: 8, 128: 16, 256: 32, 512: 64}, epochs={100: 1}, warmup_epochs={2: .05}, batch_size={196: 4})
 
 def make_tiny(

@@ -39,10 +39,12 @@ def row_grid(
 
 # %% ../../nbs/experiment/study_data.ipynb #1cd765e3
 def _pool(n): return dict(workers=1 if n <= 32 else None, progress=False)
+def _drawn(row): return max(row.image_size, 512)   # pixels of a slide: smaller ones have no room for glands
+def _kept(folder): return folder if any(Path(folder, t).exists() for t in ('train.csv', 'images.csv')) else None
 
 def _panda(row, grid, data_dir, folder, n, seed):
     "Biopsies: folds by grade and laboratory."
-    if data_dir is None: data_dir = make_mini_panda(folder, n, max(row.image_size, 512), seed, **_pool(n))
+    if data_dir is None: data_dir = _kept(folder) or make_mini_panda(folder, n, _drawn(row), seed, **_pool(n))
     parts = split_folds(read_panda(data_dir), 0, 3, seed)
     return [SlideDataset(p, grid, augment, lazy=False) for p, augment in zip(parts, (True, False))], 6, 3
 
@@ -50,7 +52,7 @@ def _tcga(row, grid, data_dir, folder, n, seed):
     "Slides as `patchgd prepare tcga` leaves them: a patient's slides are all in one fold."
     images = data_dir
     if data_dir is None:
-        data_dir = make_slides(folder, max(n, 12), max(row.image_size, 512), seed, **_pool(n))
+        data_dir = _kept(folder) or make_slides(folder, max(n, 12), _drawn(row), seed, **_pool(n))
         images = data_dir / 'images'
     rows = read_images(Path(data_dir, 'images.csv'), images)
     sets = [SlideDataset(p, grid, augment, lazy=False) for p, augment in zip(split_by_fold(rows, 0), (True, False))]
@@ -60,7 +62,7 @@ def _imagenet(row, grid, data_dir, folder, n, seed):
     "Photographs in a folder per class, as `patchgd prepare folder` leaves them: `train` and `val`."
     images = data_dir
     if data_dir is None:
-        data_dir = make_photos(folder, max(n, 16), row.image_size, seed, **_pool(n))
+        data_dir = _kept(folder) or make_photos(folder, max(n, 16), row.image_size, seed, **_pool(n))
         images = data_dir / 'images'
     rows = read_images(Path(data_dir, 'images.csv'), images)
     sets = [SlideDataset(p, grid, augment, background='black', blank=None, lazy=False)
@@ -74,7 +76,7 @@ def _ultramnist(row, grid, data_dir, folder, n, seed):
     if data_dir is None:
         sizes = dict(train=n, valid=max(4, n // 5), image_size=row.image_size)
         options = dict(max_sum=largest, mnist='scikit-learn', seed=seed, **_pool(n))
-        data_dir = make_ultramnist(folder, **sizes, **options)
+        data_dir = _kept(folder) or make_ultramnist(folder, **sizes, **options)
     rows = [read_ultramnist(data_dir, part) for part in ('train', 'valid')]
     return [UltraMNIST(part, grid) for part in rows], 1 + max(largest, *(int(r.label.max()) for r in rows)), 1
 
@@ -98,6 +100,7 @@ def open_data(
 ) -> StudyData:
     "The data of a row; a ValueError or an OSError names what is wrong with a folder."
     grid, embedded = row_grid(row), data_dir is None
-    place = Path(folder, f'{row.data}_{row.image_size}_{n}_{seed}')
+    size = _drawn(row) if row.data in ('panda', 'tcga') else row.image_size
+    place = Path(folder, f'{row.data}_{size}_{n}_{seed}')
     (train, valid), n_classes, in_chans = _READERS[row.data](row, grid, data_dir, place, n, seed)
     return StudyData(train, valid, grid, n_classes, in_chans, embedded)
