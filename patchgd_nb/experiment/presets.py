@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 import pandas as pd
 from .parameter_record import (
-    NonNegativeInt, OptionalPath, OptionalPositiveFloat, ParameterRecord, PositiveInt, one_of)
+    Boolean, NonNegativeInt, OptionalPath, OptionalPositiveFloat, ParameterRecord, PositiveInt, one_of)
 
 QUOTED = 'the papers, as issue 17 of this project quotes them'
 CODE = "the authors' public code, as issue 17 quotes it"
@@ -188,6 +188,8 @@ class TableStudy(ParameterRecord):
     "Parameters of a notebook that makes a table of the papers."
     preset: one_of('tiny', 'paper')
     data_dir: OptionalPath
+    table: OptionalPath
+    pretrained: Boolean
     rows: list[str] | None
     images: PositiveInt
     seed: NonNegativeInt
@@ -200,13 +202,14 @@ class TableStudy(ParameterRecord):
         preset: Preset,   # the table
     ) -> list[StudyRow]:
         "Its rows that are to run."
-        return choose_rows(preset, self.preset, self.rows)
+        return [replace(r, pretrained=self.pretrained) for r in choose_rows(preset, self.preset, self.rows)]
 
     @property
     def run_options(self) -> dict[str, Any]:
         "Arguments of `run_rows`."
         seconds = None if self.minutes is None else 60 * self.minutes
-        return dict(data_dir=self.data_dir, images=self.images, seed=self.seed, seconds=seconds, workers=self.workers)
+        return dict(data_dir=self.data_dir, table=self.table, images=self.images, seed=self.seed, seconds=seconds,
+                    workers=self.workers)
 
 class AblationStudy(TableStudy):
     "Parameters of the notebook of the ablations."

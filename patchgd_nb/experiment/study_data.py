@@ -42,35 +42,35 @@ def _pool(n): return dict(workers=1 if n <= 32 else None, progress=False)
 def _drawn(row): return max(row.image_size, 512)   # pixels of a slide: smaller ones have no room for glands
 def _kept(folder): return folder if any(Path(folder, t).exists() for t in ('train.csv', 'images.csv')) else None
 
-def _panda(row, grid, data_dir, folder, n, seed):
+def _panda(row, grid, data_dir, table, folder, n, seed):
     "Biopsies: folds by grade and laboratory."
     if data_dir is None: data_dir = _kept(folder) or make_mini_panda(folder, n, _drawn(row), seed, **_pool(n))
-    parts = split_folds(read_panda(data_dir), 0, 3, seed)
+    parts = split_folds(read_panda(data_dir, table), 0, 3, seed)
     return [SlideDataset(p, grid, augment, lazy=False) for p, augment in zip(parts, (True, False))], 6, 3
 
-def _tcga(row, grid, data_dir, folder, n, seed):
+def _tcga(row, grid, data_dir, table, folder, n, seed):
     "Slides as `patchgd prepare tcga` leaves them: a patient's slides are all in one fold."
     images = data_dir
     if data_dir is None:
         data_dir = _kept(folder) or make_slides(folder, max(n, 12), _drawn(row), seed, **_pool(n))
         images = data_dir / 'images'
-    rows = read_images(Path(data_dir, 'images.csv'), images)
+    rows = read_images(table or Path(data_dir, 'images.csv'), images)
     sets = [SlideDataset(p, grid, augment, lazy=False) for p, augment in zip(split_by_fold(rows, 0), (True, False))]
     return sets, len(class_names(rows)), 3
 
-def _imagenet(row, grid, data_dir, folder, n, seed):
+def _imagenet(row, grid, data_dir, table, folder, n, seed):
     "Photographs in a folder per class, as `patchgd prepare folder` leaves them: `train` and `val`."
     images = data_dir
     if data_dir is None:
         data_dir = _kept(folder) or make_photos(folder, max(n, 16), row.image_size, seed, **_pool(n))
         images = data_dir / 'images'
-    rows = read_images(Path(data_dir, 'images.csv'), images)
+    rows = read_images(table or Path(data_dir, 'images.csv'), images)
     sets = [SlideDataset(p, grid, augment, background='black', blank=None, lazy=False)
             for p, augment in zip(split_by_name(rows), (True, False))]
     return sets, len(class_names(rows)), 3
 
 # %% ../../nbs/experiment/study_data.ipynb #018798e1
-def _ultramnist(row, grid, data_dir, folder, n, seed):
+def _ultramnist(row, grid, data_dir, table, folder, n, seed):
     "Digits on black; sums up to 9 at 512 pixels, up to 27 at 4000."
     largest = 9 if grid.image_size[0] in (128, 512) else 27
     if data_dir is None:
@@ -80,7 +80,7 @@ def _ultramnist(row, grid, data_dir, folder, n, seed):
     rows = [read_ultramnist(data_dir, part) for part in ('train', 'valid')]
     return [UltraMNIST(part, grid) for part in rows], 1 + max(largest, *(int(r.label.max()) for r in rows)), 1
 
-def _har(row, grid, data_dir, folder, n, seed):
+def _har(row, grid, data_dir, table, folder, n, seed):
     "Signals of nine channels, each scaled to mean 0 and standard deviation 1 over the training signals."
     if data_dir is None: x, y, x_test, y_test = *make_signals(n, seed), *make_signals(max(6, n // 3), seed + 10**6)
     else: x, y, x_test, y_test = read_har(data_dir)
@@ -97,10 +97,14 @@ def open_data(
     folder: str | Path,         # where embedded data are made and kept
     n: int = 12,                # images of the embedded data
     seed: int = 0,              # of embedded data and split
+    table: str | Path | None = None,   # of the images of `data_dir`, where it lies elsewhere; not of digits and signals
 ) -> StudyData:
     "The data of a row; a ValueError or an OSError names what is wrong with a folder."
     grid, embedded = row_grid(row), data_dir is None
+    if table and (embedded or row.data in ('ultramnist', 'har')):
+        raise ValueError(f'table={str(table)!r} is not read: '
+                         f"{'give data_dir as well' if embedded else f'{row.data} has its own tables in data_dir'}.")
     size = _drawn(row) if row.data in ('panda', 'tcga') else row.image_size
     place = Path(folder, f'{row.data}_{size}_{n}_{seed}')
-    (train, valid), n_classes, in_chans = _READERS[row.data](row, grid, data_dir, place, n, seed)
+    (train, valid), n_classes, in_chans = _READERS[row.data](row, grid, data_dir, table, place, n, seed)
     return StudyData(train, valid, grid, n_classes, in_chans, embedded)

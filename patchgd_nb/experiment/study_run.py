@@ -159,15 +159,16 @@ def run_rows(
     seed: int = 0,                # of everything
     seconds: float | None = None,   # training time of each row, at most
     workers: int = 0,             # processes that read images ahead
+    table: str | Path | None = None,   # of the images of `data_dir`, where it lies elsewhere
 ) -> dict[str, dict]:             # a result for each row, by its name
     "Run rows, those that are finished aside."
     results, opened = {}, {}
     for row in rows:
-        further = dict(data_dir=data_dir, images=images, seed=seed, seconds=seconds)
+        further = dict(data_dir=data_dir, table=table, images=images, seed=seed, seconds=seconds)
         path = result_file(row, folder, **further)
         if not path.exists():
             key = row.data, row.image_size, row.patch_size
-            if key not in opened: opened = {key: open_data(row, data_dir, folder, images, seed)}   # one at a time
+            if key not in opened: opened = {key: open_data(row, data_dir, folder, images, seed, table)}   # one
             result = run_row(row, opened[key], Path(folder, 'z', path.stem), seed, seconds, workers)
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomic(path, json.dumps(dict(result, row=asdict(row), **further)))
