@@ -136,7 +136,8 @@ def run_row(
                       optimizer=dict(adam=torch.optim.Adam, adamw=torch.optim.AdamW)[row.optimizer]).fit()
     result = trainer.validate(make_loader(data.valid, min(fits.batch_size, 16), workers=workers))
     result |= {'latency (ms)': latency(model, data), 'kept for backward (MiB)': kept_bytes(model, fits, data) / 2**20,
-               'batch': fits.batch_size, 'fraction': fits.fraction, 'epochs': trainer.epoch, 'seconds': trainer.seconds}
+               'batch': fits.batch_size, 'epochs': trainer.epoch, 'seconds': trainer.seconds}
+    if not row.method.startswith('whole'): result['fraction'] = fits.fraction
     if torch.cuda.is_available(): result['device memory, peak (MiB)'] = torch.cuda.max_memory_allocated() / 2**20
     return dict(result, outcome='finished')
 
