@@ -18,7 +18,7 @@ class BuildWithNotebooks(build_py):
         if self.editable_mode: return   # a checkout has them in nbs
         for path in sorted(Path('nbs').rglob('*')):
             parts = path.relative_to('nbs').parts
-            if path.suffix not in ('.ipynb', '.md', '.png', '.json') or path.name.endswith('.out.ipynb'): continue
+            if path.suffix not in ('.ipynb', '.md', '.png', '.json', '.csv') or path.name.endswith('.out.ipynb'): continue
             if any(part[0] == '.' or part in ('runs', 'data') for part in parts): continue
             target = Path(self.build_lib, lib, 'notebooks', *parts)
             self.mkpath(str(target.parent))

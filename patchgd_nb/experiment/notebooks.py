@@ -19,7 +19,7 @@ def notebooks_folder() -> Path:
     installed = package / 'notebooks'
     return installed if installed.is_dir() else package.parent / 'nbs'
 
-SUFFIXES = ['.ipynb', '.md', '.png', '.json']   # notebooks and what they link to
+SUFFIXES = ['.ipynb', '.md', '.png', '.json', '.csv']   # notebooks and what they link to
 
 def notebook_files(
     folder: str | Path,  # as `notebooks_folder` gives it
