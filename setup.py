@@ -32,8 +32,8 @@ setuptools.setup(
                 [f'Programming Language :: Python :: {v}' for v in pythons[pythons.index(cfg['min_python']):]],
     packages=setuptools.find_packages(include=[lib, lib + '.*']),
     install_requires=shlex.split(cfg['requirements']),
-    extras_require={'docs': shlex.split(cfg['docs_requirements']),
-                    'dev': shlex.split(cfg['dev_requirements']) + shlex.split(cfg['docs_requirements'])},   # every extra
+    extras_require={'docs': shlex.split(cfg['docs_requirements']), 'track': shlex.split(cfg['track_requirements']),
+                    'dev': sum((shlex.split(cfg[f'{name}_requirements']) for name in ('dev', 'docs', 'track')), [])},   # every extra
     python_requires='>=' + cfg['min_python'],
     long_description=open('README.md', encoding='utf-8').read(), long_description_content_type='text/markdown',
     package_data={lib: ['py.typed', '**/*.js', '**/*.html']}, zip_safe=False,

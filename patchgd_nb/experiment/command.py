@@ -187,6 +187,12 @@ COMMANDS = [
     Command('prepare folder', 'images.prepare', 'prepare_folder'),
     Command('cut', 'datasets.panda', 'cut_regions'),
     Command('convert', 'images.convert', 'convert_image', 'source out'),
+    Command('watch', 'experiment.terminal', 'watch_run', 'run'),
+    Command('pause', 'experiment.steer', 'pause_run', 'run'),
+    Command('step', 'experiment.steer', 'step_run', 'run'),
+    Command('continue', 'experiment.steer', 'continue_run', 'run'),
+    Command('set', 'experiment.steer', 'set_value', 'run name value'),
+    Command('stop', 'experiment.steer', 'stop_run', 'run'),
     Command('replay', 'dashboard.player', 'save_replay', 'run'),
     Command('copy', 'course.student', 'copy_course', 'folder'),
     Command('grade', 'course.grade', 'grade', 'folder')]
