@@ -18,7 +18,7 @@ from .base.random_states import get_random_states, set_random_states
 from .training.batch_step import BatchStep, loss_of, with_loss
 from .training.callback import Callback, ProgressBars
 from .training.checkpoint import Checkpoint
-from .training.folder_steering import steering_for
+from .training.folder_steering import with_steering
 from .training.loader import Batch, iterate_from
 from .training.metrics import Evaluation
 from .training.optimizer import (PeakRates, average_weights, averaging, check_accumulation,
@@ -117,8 +117,7 @@ class Trainer:
         self.ema = None if self.average is None else self.average.module
         self.precision = Updates(precision, clip, accumulate_batches)
         self.evaluation = Evaluation(metrics, best, higher_is_better)
-        self.callbacks = [*callbacks, *([ProgressBars()] if progress else [])]
-        self.callbacks += steering_for(self.callbacks, checkpoint)
+        self.callbacks = with_steering([*callbacks, *([ProgressBars()] if progress else [])], checkpoint)
         self.run_checkpoints = RunCheckpoints(checkpoint, save_minutes)
         self.checkpoints = self.run_checkpoints.checkpoints
         self.step = BatchStep(MemoryGuard(memory_budget, self.device))

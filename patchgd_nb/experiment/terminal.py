@@ -8,6 +8,7 @@ __all__ = ['LETTERS', 'COLOURS', 'AGES', 'sparkline', 'age_level', 'draw_cells',
 
 # %% ../../nbs/experiment/terminal.ipynb #be510b4b
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 import time
@@ -129,7 +130,7 @@ def follow_run(
     "Draw a run again and again until it has ended."
     from rich.live import Live
     news, said, when = read_status(live), None, 0.
-    with Live(console=console, auto_refresh=False, transient=False) if not plain else console as screen:
+    with nullcontext() if plain else Live(console=console, auto_refresh=False) as screen:
         while True:
             try: news = read_status(live)
             except (OSError, ValueError): pass   # a network that pauses; `status_of` says how long there was no news
