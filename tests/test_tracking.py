@@ -112,7 +112,7 @@ def test_a_network_that_fails_is_a_warning(tmp_path):
 
 def test_what_is_missing_is_said_before_training(tmp_path, monkeypatch):
     from patchgd_nb.experiment import tracking
-    with pytest.raises(ValueError, match='ListLog has no folder .* folder=.runs/a'): train(None, ListLog())
+    with pytest.raises(ValueError, match='ListLog has no folder .*folder=.runs/a'): train(None, ListLog())
     assert train(None, log := ListLog(folder=tmp_path)) and log.steps('train/loss') == LOSSES
     monkeypatch.setattr(tracking, 'find_spec', lambda name: None)
     for kind in (TensorBoardLog, WandbLog, MLflowLog, TrackioLog):
@@ -135,49 +135,48 @@ def test_whole_images_are_tracked_without_pictures(tmp_path):
     assert log.steps('train/loss') == list(range(1, EPOCHS * BATCHES + 1)) and not log.pictures_sent
 
 
-def test_tensorboard_goes_on_after_a_crash(tmp_path):
-    crashed(tmp_path, 'TensorBoardLog(seconds=0)')
-    before = [e.step for e in tensorboard_events(tmp_path).Scalars('train/loss')]
-    assert before in (LOSSES[:5], LOSSES[:6]) and before[-1] > BATCHES * J   # beyond the checkpoint of the first epoch
-    train(tmp_path, PatchGDDashboard('text'), TensorBoardLog(), resume=True)
-    events = tensorboard_events(tmp_path)
-    assert [e.step for e in events.Scalars('train/loss')] == LOSSES == [e.step for e in events.Scalars('train/lr')]
-    assert [e.step for e in events.Scalars('valid/loss')] == METRICS == [e.step for e in events.Images('Z')]
-    assert 'settings/text_summary' in events.Tags()['tensors'] and len(events.Tensors('settings/text_summary')) == 1
-
-
-def test_mlflow_goes_on_after_a_crash(tmp_path, monkeypatch):
-    pytest.importorskip('mlflow')
+def test_logs_go_on_after_a_crash(tmp_path, monkeypatch):
+    "TensorBoard and MLflow, ahead of the last checkpoint when the run ended without a word, have each point once in the end."
     monkeypatch.setenv('MLFLOW_TRACKING_URI', (tmp_path / 'store').as_uri())
     monkeypatch.setenv('MLFLOW_ALLOW_FILE_STORE', 'true')
-    crashed(tmp_path / 'run', 'MLflowLog(seconds=0)')
-    train(tmp_path / 'run', PatchGDDashboard('text'), MLflowLog(), resume=True)
+    run = tmp_path / 'run'
+    crashed(run, 'TensorBoardLog(seconds=0), MLflowLog(seconds=0)')
+    before = [e.step for e in tensorboard_events(run).Scalars('train/loss')]
+    assert before in (LOSSES[:5], LOSSES[:6]) and before[-1] > BATCHES * J   # beyond the checkpoint of the first epoch
+    with pytest.warns(UserWarning, match='its lock is taken over'): train(run, PatchGDDashboard('text'), TensorBoardLog(), MLflowLog(), resume=True)
+    events = tensorboard_events(run)
+    assert [e.step for e in events.Scalars('train/loss')] == LOSSES == [e.step for e in events.Scalars('train/lr')]
+    assert [e.step for e in events.Scalars('valid/loss')] == METRICS == [e.step for e in events.Images('Z')]
+    assert len(events.Tensors('settings/text_summary')) == 1
     from mlflow import MlflowClient
     client = MlflowClient()
-    run, = client.search_runs([client.get_experiment_by_name('patchgd').experiment_id])
-    assert run.info.status == 'FINISHED' and run.data.params['precision'] == "'off'"
-    assert [m.step for m in client.get_metric_history(run.info.run_id, 'train/loss')] == LOSSES
-    assert [m.step for m in client.get_metric_history(run.info.run_id, 'valid/loss')] == METRICS
-    assert len([f for f in client.list_artifacts(run.info.run_id, 'images') if f.path.endswith('.png')]) == EPOCHS
+    found, = client.search_runs([client.get_experiment_by_name('patchgd').experiment_id])
+    assert found.info.status == 'FINISHED' and found.data.params['precision'] == "'off'"
+    assert [m.step for m in client.get_metric_history(found.info.run_id, 'train/loss')] == LOSSES
+    assert [m.step for m in client.get_metric_history(found.info.run_id, 'valid/loss')] == METRICS
+    assert len([f for f in client.list_artifacts(found.info.run_id, 'images') if f.path.endswith('.png')]) == EPOCHS
+
+
+def wandb_records(data):
+    "The records of a run file: LevelDB's log, in blocks of 32 KiB, behind seven bytes of wandb's own."
+    at, parts = 7, b''
+    while at + 7 <= len(data):
+        if 2**15 - at % 2**15 < 7: at += 2**15 - at % 2**15   # no room for a header: the block ends here
+        size, kind = int.from_bytes(data[at + 4:at + 6], 'little'), data[at + 6]
+        parts, at = (parts if kind in (3, 4) else b'') + data[at + 7:at + 7 + size], at + 7 + size   # 1 whole, 2 first, 3 middle, 4 last
+        if kind in (1, 4): yield parts
 
 
 def wandb_rows(folder):
-    from wandb.sdk.internal.datastore import DataStore
-    from wandb.proto import wandb_internal_pb2 as pb
+    from wandb.proto.wandb_internal_pb2 import Record
     rows = []
     for path in sorted(folder.glob('wandb/offline-run-*/run-*.wandb')):
-        store = DataStore()
-        store.open_for_scan(str(path))
-        while (data := store.scan_data()) is not None:
-            record = pb.Record()
-            record.ParseFromString(data)
-            if record.WhichOneof('record_type') != 'history': continue
-            rows.append({('/'.join(i.nested_key) or i.key): json.loads(i.value_json) for i in record.history.item})
+        for record in map(Record.FromString, wandb_records(path.read_bytes())):
+            if record.WhichOneof('record_type') == 'history': rows.append({'/'.join(i.nested_key) or i.key: json.loads(i.value_json) for i in record.history.item})
     return rows
 
 
-def test_wandb_goes_on_after_a_crash(tmp_path, monkeypatch):
-    pytest.importorskip('wandb')
+def test_wandb_goes_on(tmp_path, monkeypatch):
     for name, value in dict(WANDB_MODE='offline', WANDB_SILENT='true', WANDB_DIR=str(tmp_path), WANDB_CONFIG_DIR=str(tmp_path / 'c'), WANDB_CACHE_DIR=str(tmp_path / 'c'), WANDB_DATA_DIR=str(tmp_path / 'c')).items(): monkeypatch.setenv(name, value)
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')   # wandb's own, on resuming offline
@@ -188,6 +187,32 @@ def test_wandb_goes_on_after_a_crash(tmp_path, monkeypatch):
     assert len({p.name.rpartition('-')[2] for p in tmp_path.glob('wandb/offline-run-*')}) == 1   # one run, in two parts
 
 
+@pytest.mark.slow
 def test_trackio_goes_on(tmp_path, monkeypatch):
-    trackio = pytest.importorskip('trackio')
+    pytest.importorskip('trackio')
     monkeypatch.setenv('TRACKIO_DIR', str(tmp_path / 'store'))
+    code = f'''import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})
+from test_tracking import *
+import sqlite3
+folder = Path({str(tmp_path)!r})
+train(folder / 'run', PatchGDDashboard('text'), TrackioLog(), epochs=1)
+train(folder / 'run', PatchGDDashboard('text'), TrackioLog(), resume=True)
+rows = [(step, json.loads(values)) for path in (folder / 'store').glob('*.db') for step, values in sqlite3.connect(path).execute('select step, metrics from metrics order by id')]
+assert [step for step, v in rows if 'train/loss' in v] == LOSSES and [step for step, v in rows if 'valid/loss' in v] == METRICS, rows'''
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_an_experiment_is_tracked_by_a_parameter(tmp_path):
+    "`-p track tensorboard`: what is missing is said before anything is made."
+    from patchgd_nb.experiment import parameters
+    from patchgd_nb.experiment.command import read_defaults
+    defaults = read_defaults(Path(__file__).resolve().parents[1] / 'nbs/train_har.ipynb')
+    assert parameters.Har.check(defaults).trackers == []
+    for name, kind in dict(tensorboard=TensorBoardLog, wandb=WandbLog, mlflow=MLflowLog).items():
+        log, = parameters.Har.check(defaults | dict(track=name)).trackers
+        assert type(log) is kind
+    with pytest.raises(ValueError, match='track=.tensorbord. is not .*did you mean tensorboard'): parameters.Har.check(defaults | dict(track='tensorbord'))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(parameters, 'find_spec', lambda name: None)
+        with pytest.raises(ValueError, match='track=.wandb. needs wandb, which is not installed: `pip install wandb`'): parameters.Har.check(defaults | dict(track='wandb'))
