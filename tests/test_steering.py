@@ -240,20 +240,21 @@ def test_one_rank_of_several_speaks_for_all(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize('took, share', [(5e-6, .001), (.001, .001), (.1, .001)])
 def test_a_look_costs_less_than_a_thousandth(tmp_path, monkeypatch, took, share):
-    "Counted by a clock that only looks move, and inner iterations of 2 ms: on a disk, over a network, over a very slow one."
+    "Counted by a clock that only looks move, and inner iterations of 10 ms: on a disk, over a network, over a very slow one."
     class Clock:
         now = looking = 0.
         def perf_counter(self): return self.now
     clock, door = Clock(), RunFolder(tmp_path)
-    class Commands:
-        def stat(self):
-            clock.now, clock.looking = clock.now + took, clock.looking + took
-            return os.stat(door.folder / 'commands')
-        def glob(self, pattern): return []
-    door.commands = Commands()
+    stat = os.stat
+    def slow(path, **options):
+        if path == door.commands: clock.now, clock.looking = clock.now + took, clock.looking + took
+        return stat(path, **options)
+    monkeypatch.setattr(run_folder.os, 'stat', slow)
     monkeypatch.setattr(run_folder, 'time', clock)
+    door.take_commands(Controls())
+    clock.now += 4   # a folder that has just been made is listed for three seconds
     for _ in range(10**5):
-        clock.now += .002
+        clock.now += .01
         door.take_commands(Controls())
     assert 0 < clock.looking / clock.now < share
     looks = clock.looking / took
@@ -317,9 +318,29 @@ def test_the_screen_is_drawn_to_the_end_of_the_run(tmp_path, monkeypatch):
     write()
     monkeypatch.setattr(terminal.time, 'sleep', lambda seconds: next(steps)())
     page = Console(width=80, file=io.StringIO(), force_terminal=True, legacy_windows=False, color_system='truecolor')
-    assert follow_run(find_live(tmp_path), page, .1, plain=False) == 1
+    assert follow_run(tmp_path, page, .1, plain=False) == 1
     text = page.file.getvalue()
     assert 'inner iteration 18' in text and 'paused' in text and text.rindex('failed: ValueError: no') > text.rindex('paused')
+
+
+def test_the_watching_ends_with_the_experiment(tmp_path, monkeypatch):
+    "It trains PatchGD, then a baseline in a folder of its own, then draws its figures: three looks, one end, and its outcome."
+    from patchgd_nb.base.lock import this_process
+    def record(outcome): (tmp_path / 'run.json').write_text(json.dumps(dict(outcome=outcome, **this_process())))
+    def write(name, **status):
+        (tmp_path / name / 'live').mkdir(parents=True, exist_ok=True)
+        (tmp_path / name / 'live/status.json').write_text(json.dumps(NEWS | dict(time=time.time(), status=STATUS | status)))
+        os.utime(tmp_path / name / 'live/status.json', ns=(next(ticks), next(ticks)))
+    ticks = itertools.count(time.time_ns(), 10**9)
+    for outcome, code in (('finished', 0), ('interrupted', 1)):
+        steps = iter([lambda: write('patchgd', state='finished', text='finished: 9 epochs'), lambda: write('whole', text='the baseline'), lambda: write('whole', state='finished', text='finished: 3 epochs'), lambda: record(outcome)])
+        record('running')
+        write('patchgd')
+        monkeypatch.setattr(terminal.time, 'sleep', lambda seconds: next(steps)())
+        page = Console(width=80, file=io.StringIO())
+        assert follow_run(tmp_path, page, .1, plain=True) == code
+        said = [line.partition(',')[0] for line in page.file.getvalue().splitlines()]
+        assert said == ['training', 'finished: 9 epochs; the experiment is still at work', 'the baseline', 'finished: 3 epochs; the experiment is still at work', 'finished: 3 epochs']
 
 
 def test_a_lost_run_ends_the_watching(tmp_path, capfd):

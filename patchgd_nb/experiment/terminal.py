@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 import time
 from ..training.run_folder import RUNNING, find_live, read_status, status_of
+from .record import read_run
 if TYPE_CHECKING: from rich.console import Console, RenderableType   # imported when something is drawn
 
 # %% ../../nbs/experiment/terminal.ipynb #adc7b602
@@ -118,28 +119,35 @@ def watch_run(
     try: from rich.console import Console
     except ImportError:
         raise ValueError('rich, which draws in a terminal, is not installed: `pip install rich` installs it.') from None
-    live, console = find_live(run), Console()
-    return follow_run(live, console, every, plain or not console.is_terminal)
+    console = Console()
+    return follow_run(run, console, every, plain or not console.is_terminal)
+
+def _outcome(run):
+    "How the experiment is whose out_dir this is; None if there is none."
+    try: return read_run(run)['outcome']
+    except (ValueError, KeyError): return None
 
 def follow_run(
-    live: Path,           # from `find_live`
+    run: str | Path,      # an out_dir, or the checkpoint folder of a Trainer
     console: 'Console',   # of rich
     every: float,         # seconds between two looks
     plain: bool,          # lines of text
 ) -> int:                 # exit code
     "Draw a run again and again until it has ended."
     from rich.live import Live
-    news, said, when = read_status(live), None, 0.
+    news, said, when = read_status(find_live(run)), None, 0.
     with nullcontext() if plain else Live(console=console, auto_refresh=False) as screen:
         while True:
-            try: news = read_status(live)
+            try: news = read_status(find_live(run))
             except (OSError, ValueError): pass   # a network that pauses; `status_of` says how long there was no news
             status = status_of(news)
-            ended, now = status['state'] not in RUNNING, time.monotonic()
+            outcome = None if status['state'] in RUNNING else _outcome(run) or status['state']
+            ended, now = outcome not in (None, 'running'), time.monotonic()
+            if outcome == 'running': status['text'] += '; the experiment is still at work'
             key = status['text'], status['epoch']
             if not plain: screen.update(draw_run(news, status, console), refresh=True)
             elif ended or key != said or now > when + 60:
                 said, when = key, now
                 console.print(describe_run(news, status), highlight=False, soft_wrap=True, markup=False)
-            if ended: return int(status['state'] != 'finished')
+            if ended: return int(outcome != 'finished')
             time.sleep(every)

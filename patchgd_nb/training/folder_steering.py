@@ -38,13 +38,13 @@ class FolderSteering(Callback):
 
     def on_inner(self, trainer: Any, j: int, loss: Any, cells: Any, Z: Any) -> None:
         if self.door is None: return
-        self.inner = len(trainer.trace.inner) + j + 1
+        self.inner, now = len(trainer.trace.inner) + j + 1, time.perf_counter()
         if cells is not None: self.sampled = [*(self.sampled if j else ()), cells]
-        is_due = self.controls.paused or time.perf_counter() > self.due
+        is_due = self.controls.paused or now > self.due
         if cells is not None and (is_due or self.cells is None): self.cells = self.describe(trainer, Z)
         if is_due: self.write()
-        self.look()
-        trainer.clock += self.controls.after_inner()   # a pause is no training time
+        if now > self.door.asked: self.look()
+        if self.controls.stepping: trainer.clock += self.controls.after_inner()   # a pause is no training time
         if self.controls.stopping: trainer.stop = True
 
     def describe(self, trainer: Any, Z: Any) -> dict[str, Any]:

@@ -52,7 +52,7 @@ class RunFolder:
         "Take the commands that were laid into the folder, oldest first."
         now = time.perf_counter()
         if now < self.asked: return False
-        stamp = self.commands.stat().st_mtime_ns
+        stamp = os.stat(self.commands).st_mtime_ns
         self.asked = now + (every and max(every, (time.perf_counter() - now) / share))
         if stamp != self.stamp: self.stamp, self.changed = stamp, now
         elif now - self.changed > 3: return False
