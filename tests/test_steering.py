@@ -204,6 +204,20 @@ def test_every_run_with_a_folder_is_steered(tmp_path, running, here, view):
     until(lambda: status_of(read_status(find_live(tmp_path)))['state'] == 'stopped')
 
 
+def test_a_strategy_that_calls_nobody_is_steered_between_batches(tmp_path, running, here):
+    class Own(PatchGD):
+        def step(self, *args, on_inner=None, **options):
+            time.sleep(.02)
+            return super().step(*args, **options)
+    run = running(strategy=Own(CoverSampler(1 / 4)))
+    assert here('pause', tmp_path)[0] == 0
+    held = len(run.trace.inner)
+    time.sleep(.3)
+    assert len(run.trace.inner) == held and here('step', tmp_path)[0] == 0 and len(run.trace.inner) == held + 3   # three inner iterations a batch
+    assert here('stop', tmp_path)[0] == 0
+    until(lambda: status_of(read_status(find_live(tmp_path)))['state'] == 'stopped')
+
+
 def test_no_folder_no_steering():
     run = train()
     assert not any(getattr(c, 'steers', False) for c in run.callbacks) and with_steering([], None) == []

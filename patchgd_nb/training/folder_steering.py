@@ -55,7 +55,10 @@ class FolderSteering(Callback):
         return cells_message(name, state, Z.age[0].cpu().numpy(), (int(np.prod(shape[:-1])), shape[-1]))
 
     def on_batch_end(self, trainer: Any, result: Any) -> None:
-        if self.door is not None: trainer.clock += self.controls.after_batch()
+        if self.door is None: return
+        # a strategy of somebody's own may call nobody between its inner iterations
+        if self.inner < len(trainer.trace.inner): self.on_inner(trainer, -1, None, None, None)
+        trainer.clock += self.controls.after_batch()
 
     def on_epoch_end(self, trainer: Any, metrics: dict[str, float]) -> None:
         self.saved = time.time()
