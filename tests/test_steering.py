@@ -305,13 +305,13 @@ def test_a_run_fits_any_width():
         lines = drawn(width, color_system=None).splitlines()
         assert max(map(len, lines)) <= width
         text = '\n'.join(lines)
-        for words in ('PatchGD, 4 x 4', 'epoch 2 of 9, batch 1 of 4, 30 s left', 'inner iteration 17', 'training loss', 'qwk', '0.75', '3.2 GiB', 'slide 3'): assert words in text, (words, text)
+        for words in ('PatchGD, 4 x 4', 'epoch 2 of 9, batch 1 of 4, 30 s left', '20%', 'inner iteration 17', 'training loss', 'qwk', '0.75', '3.2 GiB', 'slide 3'): assert words in text, (words, text)
 
 
 def test_cells_have_colours_where_there_are_any_and_letters_elsewhere():
     plain, colours = drawn(80, color_system=None), drawn(80, color_system='truecolor', force_terminal=True)
     assert plain.splitlines()[-4:] == ['  ..     11', '# ..   0 11', '~~##   4400', '++++   1111'] and '\x1b' not in plain
-    assert '▀' in colours and '\x1b[' in colours and colours.count('▀') == 2 * 4 * 2
+    assert '▀' in colours and '\x1b[' in colours and colours.count('▀') == 8 * 16 * 2
     assert [age_level(a, 40) for a in (0, 1, 10, 11, 21, 31, 40)] == [0, 1, 1, 2, 3, 4, 4]
 
 
