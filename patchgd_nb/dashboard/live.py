@@ -157,6 +157,7 @@ class RunViews:
 # %% ../../nbs/dashboard/live.ipynb #9da277db
 class PatchGDDashboard(RunViews, Callback):
     "Shows a run while it trains: image and Z, curves, controls, and a slider over the whole run."
+    first_rank_only = True   # of several processes that train together
     def __init__(self,
         view: str = 'auto',            # 'widgets', 'static' (pictures at the end), 'text' (a line per epoch), 'off',
                                        # or 'auto'

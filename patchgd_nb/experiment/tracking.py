@@ -67,7 +67,7 @@ def z_picture(
 # %% ../../nbs/experiment/tracking.ipynb #b10beab2
 class TraceLog(Callback):
     "Sends what a trace records to a tracker: losses per batch, metrics per epoch, a picture of Z; each once."
-    package = ''   # that is needed
+    package, first_rank_only = '', True   # the package that is needed; of several ranks one sends
     def __init__(self,
         folder: str | Path | None = None,   # where it notes what was sent; the run's checkpoint folder unless given
         name: str | None = None,            # of the run; made of the folder's unless given

@@ -22,7 +22,7 @@ from .status import memory_now, run_status, run_title
 # %% ../../nbs/training/folder_steering.ipynb #e8d037f8
 class FolderSteering(Callback):
     "Tells through a run's folder how the run is, and takes the commands that are laid there."
-    steers = True
+    steers = first_rank_only = True
     def __init__(self):
         self.controls, self.door, self.ended, self.holds = Controls(), None, False, False
         self.inner, self.due, self.memory, self.saved = 0, 0., None, None   # inner iterations; when to write again
