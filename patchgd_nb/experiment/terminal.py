@@ -155,7 +155,7 @@ def follow_run(
 ) -> int:                 # exit code
     "Draw a run again and again until it has ended."
     from rich.live import Live
-    news, said, when = read_status(find_live(run)), None, 0.
+    news, state, epoch, when = read_status(find_live(run)), None, None, 0.
     with nullcontext() if plain else Live(console=console, auto_refresh=False) as screen:
         while True:
             try: news = read_status(find_live(run))
@@ -164,10 +164,10 @@ def follow_run(
             outcome = None if status['state'] in RUNNING else _outcome(run) or status['state']
             ended, now = outcome not in (None, 'running'), time.monotonic()
             if outcome == 'running': status['text'] += '; the experiment is still at work'
-            key = status['text'], status['epoch']
+            turned = status['state'] != state
             if not plain: screen.update(draw_run(news, status, console), refresh=True)
-            elif ended or key != said or now > when + 60:
-                said, when = key, now
+            elif ended or turned or now > when + (5 if status['epoch'] != epoch else 60):
+                state, epoch, when = status['state'], status['epoch'], now
                 console.print(describe_run(news, status), highlight=False, soft_wrap=True, markup=False)
             if ended: return int(outcome != 'finished')
             time.sleep(every)
