@@ -197,7 +197,7 @@ def test_every_run_with_a_folder_is_steered(tmp_path, running, here, view):
     assert here('step', tmp_path)[0] == 0 and read_status(find_live(tmp_path))['status']['inner'] == before + 1
     assert here('set', tmp_path, 'fraction', '.5')[0] == 0 and run.strategy.sampler.fraction == .5
     seen = watch(tmp_path)
-    assert seen.page.status['state'] == 'paused' and seen.page.settings['fraction'] == .5 and ('no pictures' in seen.page.about['title']) == (view in (None, 'off'))
+    assert seen.page.status['state'] == 'paused' and seen.page.settings['fraction'] == .5 and seen.page.about['note'].startswith('no pictures') == (view in (None, 'off'))
     cells = read_status(find_live(tmp_path))['cells']
     assert (cells['rows'], cells['cols']) == (3, 3) and '4' in cells['states'] and cells['name'] in ('im0', 'im2')
     assert here('stop', tmp_path)[0] == 0

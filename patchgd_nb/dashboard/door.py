@@ -115,9 +115,9 @@ class FolderSource:
 # %% ../../nbs/dashboard/door.ipynb #86544c04
 def _about(news):
     "What does not change, as the page wants it, also of a run that records no frames."
-    default, title = dict(whole=False, states=list(CELL_STATES), live=True, classes=[]), news['about'].get('title', '')
-    if 'index' not in news: title += ' (no pictures: PatchGDDashboard() among the callbacks takes them)'
-    return default | news['about'] | dict(title=title, door=True)
+    default = dict(title='', whole=False, states=list(CELL_STATES), live=True, classes=[])
+    note = '' if 'index' in news else 'no pictures: PatchGDDashboard() among the callbacks takes them'
+    return default | news['about'] | dict(door=True, note=note)
 
 class Watch:
     "Shows a run by its folder, and keeps looking."
