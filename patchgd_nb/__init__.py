@@ -23,4 +23,5 @@ __getattr__, __dir__, __all__ = lazy_names(__name__, {
     'patches': 'PatchGrid', 'sampler': 'CoverSampler UniformSampler WeightedSampler', 'zblock': 'ZBlock',
     'model': 'PatchModel WholeModel', 'strategy': 'GradientDescent PatchGD ExactPatchGD CarryPatchGD',
     'memory': 'plan', 'trainer': 'Trainer', 'training': 'Callback Trace ZBank', 'images': 'open_image',
-    'dashboard': 'PatchGDDashboard replay watch', 'experiment.gradients': 'check_gradients'})
+    'dashboard': 'PatchGDDashboard replay watch', 'experiment.gradients': 'check_gradients',
+    'experiment.tracking': 'TensorBoardLog WandbLog MLflowLog TrackioLog'})

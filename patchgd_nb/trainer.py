@@ -18,6 +18,7 @@ from .base.random_states import get_random_states, set_random_states
 from .training.batch_step import BatchStep, loss_of, with_loss
 from .training.callback import Callback, ProgressBars
 from .training.checkpoint import Checkpoint
+from .training.folder_steering import with_steering
 from .training.loader import Batch, iterate_from
 from .training.metrics import Evaluation
 from .training.optimizer import (PeakRates, average_weights, averaging, check_accumulation,

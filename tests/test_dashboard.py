@@ -14,7 +14,7 @@ from patchgd_nb.patches import PatchGrid
 from patchgd_nb.sampler import CoverSampler, UniformSampler
 from patchgd_nb.strategy import CarryPatchGD, ExactPatchGD, GradientDescent, PatchGD
 from patchgd_nb.trainer import Trainer
-from patchgd_nb.dashboard.controls import Controls
+from patchgd_nb.training.controls import Controls
 from patchgd_nb.dashboard.door import RunDoor, send_command, status_of
 from patchgd_nb.dashboard.frames import LAYERS, MAX_CELLS, cell_colours, cell_latents, contributions, fit_colours, pack_frame, unpack_frame
 from patchgd_nb.dashboard.live import PatchGDDashboard

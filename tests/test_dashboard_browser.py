@@ -1,5 +1,5 @@
 "The dashboard in a real JupyterLab and a real browser: what a person sees, while it trains, after a reload, in another tab, without a kernel."
-import itertools, json, time
+import itertools, json, re, time
 from pathlib import Path
 import nbformat, numpy as np, pytest
 
@@ -266,6 +266,58 @@ def test_watched_from_another_notebook(lab, page):
         assert night.wait(120) == 0
         room.until(lambda: room.said().startswith('stopped'), 60, 'the end')
     finally: night.kill()
+
+
+def test_an_experiment_of_the_terminal_is_watched_and_steered(lab, page):
+    "`patchgd run photos` in a terminal knows of no page; a second notebook sees it, holds it, steps it and stops it, and it can be resumed."
+    import os, subprocess, sys
+    from patchgd_nb.training.checkpoint import find_checkpoint
+    small = dict(n_photos=16, image_size=96, patch_size=32, batch_size=4, epochs=5000, out_dir='runs/night', fraction=.25)
+    words = [w for name, value in small.items() for w in ('-p', name, str(value))]
+    run = subprocess.Popen([Path(sys.executable).parent / 'patchgd', 'run', 'photos', 'night.ipynb', *words], cwd=lab.root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=dict(os.environ, OMP_NUM_THREADS='1'))
+    try:
+        nbformat.write(notebook('from patchgd_nb import watch', "watch('runs/night')"), lab.root / 'second.ipynb')
+        lab.open(page, 'second.ipynb')
+        for _ in range(600):
+            if (lab.root / 'runs/night/patchgd/live/status.json').exists(): break
+            page.wait_for_timeout(100)
+        lab.start(page)
+        room = Room.__new__(Room)
+        room.lab, room.page, room.name, room.file = lab, page, 'second.ipynb', lab.root / 'nothing.json'
+        room.first_frame()
+        room.moves()
+        assert 'PatchGD, 3 x 3 patches of 32 pixels' in room.view().inner_text() and 'pictures' not in room.view().inner_text()
+        # held: nothing moves
+        room.button('pause').click()
+        room.until(lambda: room.said().startswith('paused'), 30, 'a pause')
+        def counter():   # (epoch, batch, inner iteration), as the page says it
+            return tuple(map(int, re.match(r'epoch (\d+), batch (\d+), inner (\d+)', room.place()).groups()))
+        def step():
+            before = room.place()
+            room.button('inner').click()
+            room.until(lambda: room.place() != before, 30, 'a step')
+            page.wait_for_timeout(300)
+            return counter()
+        now = step()   # the page shows every iteration of a run that is held
+        held, picture = room.place(), room.pixels()
+        page.wait_for_timeout(700)
+        assert room.place() == held and room.pixels() == picture and room.said().startswith('paused')
+        # stepped: by one, and to the first of the next batch after the last
+        for _ in range(4):
+            epoch, batch, inner = now
+            now = step()
+            assert now == (epoch, batch, inner + 1) or now in ((epoch, batch + 1, 1), (epoch + 1, 1, 1)) and inner == 3, (epoch, batch, inner, now)
+        room.shot('second_notebook')
+        # stopped: the experiment ends by itself, says so, and leaves what it can be resumed from
+        room.button('stop').click()
+        out, _ = run.communicate(timeout=60)
+        assert run.returncode == 0, out
+        room.until(lambda: room.said().startswith('stopped after'), 30, 'the end')
+        assert json.loads((lab.root / 'runs/night/run.json').read_text())['outcome'] == 'interrupted' and (lab.root / 'night.ipynb').exists()
+        state = find_checkpoint(lab.root / 'runs/night', best=False).state
+        assert (state['epoch'] + 1, state['batch']) == now[:2] or (state['epoch'], state['batch']) == (now[0], 0), (state['epoch'], state['batch'], now)
+        assert lab.finished(page) == []
+    finally: run.kill()
 
 
 @pytest.mark.parametrize('width, scheme', [(800, 'light'), (1280, 'light'), (1440, 'dark'), (1920, 'light')])

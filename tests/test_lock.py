@@ -48,7 +48,7 @@ def test_of_two_runs_started_together_one_runs_and_one_refuses(tmp_path, capfd):
         winner, = [pid for pid, words in ends.items() if words is None]
         refusal, = [words for words in ends.values() if words]
         assert f'{folder} is in use by another run (process {winner} on ' in refusal and ', since 2' in refusal and '\n' not in refusal
-        assert {p.name for p in folder.iterdir()} - {'running.lock'} == {'e0001-b000000', 'best.json'}
+        assert {p.name for p in folder.iterdir()} - {'running.lock', 'live'} == {'e0001-b000000', 'best.json'}
         assert quiet(lambda: trainer(folder).fit(resume=True)).epoch == 1
 
 

@@ -12,6 +12,7 @@ import time
 import numpy as np, torch
 from IPython.display import HTML, display
 from torch import Tensor
+from ..base.lock import is_first_rank
 from ..training.callback import Callback
 from ..training.description import dataset_of, named_files
 from ..training.frame_store import Frame
@@ -19,14 +20,14 @@ from ..training.loader import Batch
 from ..zblock import ZBlock
 from ..strategy import StepResult
 from .busy_kernel import answer_while_busy, enable_events_while_busy
-from .controls import Controls
+from ..training.controls import Controls
 from .door import RunDoor
 from .frames import image_name
 from .page import RunPage, TraceSource, about_message, run_colours
 from .paper import run_pictures
 from .recorder import FrameRecorder, RateLimiter
 from .player import Replay
-from .status import memory_now, run_status
+from ..training.status import memory_now, run_status
 from .view import choose_view
 
 # %% ../../nbs/dashboard/live.ipynb #42121769
@@ -78,6 +79,7 @@ class RunViews:
         self.trainer = self.recorder = self.page = self.door = None
         self.ended, self.holds, self.colours = False, False, {}   # `fit` is over; it is paused; see `run_colours`
         self.known, self.memory, self.saved = [], None, None   # names of images; GiB; when a checkpoint was written
+        self.inner = 0   # inner iterations so far
         self.safely.on_error = lambda text: self.show_status()
 
     @property
@@ -103,6 +105,7 @@ class RunViews:
         t, batch = self.trainer, self.trainer.current
         found = batch is None or self.recorder.row(batch) is not None
         status = run_status(t, self.controls, self.ended, found, self.known, self.memory, self.saved)
+        status['inner'] = self.inner
         return status | (dict(alert=f'A view failed, training goes on: {self.errors[-1][:300]}') if self.errors else {})
 
     def settings(self) -> dict[str, Any]:
@@ -143,15 +146,18 @@ class RunViews:
 
     def look(self) -> None:
         "In the loop, between inner iterations and while it waits: take commands; say that it holds, or goes on."
-        if self.door: self.door.take_commands(self, self.errors.append)
-        holds = self.controls.paused and not self.controls.until_batch
-        if holds != self.holds:
-            self.holds = holds
-            self.show_numbers()
+        share = 1. if self.holds else 1 / 2000   # who waits has time
+        taken = self.door is not None and self.door.take_commands(self, self._refused, share=share)
+        holds, held = self.controls.paused and not self.controls.until_batch, self.holds
+        self.holds = holds
+        if taken or holds != held: self.show_numbers()
+
+    def _refused(self, text): self.errors[:] = [*self.errors[-99:], text]
 
 # %% ../../nbs/dashboard/live.ipynb #9da277db
 class PatchGDDashboard(RunViews, Callback):
     "Shows a run while it trains: image and Z, curves, controls, and a slider over the whole run."
+    first_rank_only = True   # of several processes that train together
     def __init__(self,
         view: str = 'auto',            # 'widgets', 'static' (pictures at the end), 'text' (a line per epoch), 'off',
                                        # or 'auto'
@@ -167,6 +173,11 @@ class PatchGDDashboard(RunViews, Callback):
         self.validation, self.epoch_over = np.inf, 0.   # seconds that the last one took; when the last batch was over
         self.controls.watch, self.controls.on_wait = str(watch or ''), lambda: self.safely(self.look)
         self.recorder.on_frame = lambda trainer, frame: self.safely(lambda: self.show_frame(frame))
+
+    @property
+    def steers(self) -> bool:
+        "Whether this takes the commands in the run's folder; with `view='off'` the trainer brings what does."
+        return self.view != 'off'
 
     def place(self) -> RunPage | None:
         "The dashboard as a widget, to put on a page before training begins; else `fit` displays it."
@@ -201,7 +212,8 @@ class PatchGDDashboard(RunViews, Callback):
         self.recorder.on_fit_start(trainer)
         self.safely(self._find_names)
         if self.view == 'widgets': self.safely(self.open)
-        if trainer.checkpoints: self.safely(self._open_door)
+        self.inner = len(trainer.trace.inner)
+        if trainer.checkpoints and is_first_rank(): self.safely(self._open_door)   # one rank speaks for all
         self.safely(self.show_numbers)
 
     def _find_names(self):
@@ -218,8 +230,9 @@ class PatchGDDashboard(RunViews, Callback):
 
     def on_inner(self, trainer: Any, j: int, loss: Tensor, cells: Tensor | None, Z: ZBlock) -> None:
         if self.view == 'off': return
-        self.recorder.held = self.controls.stepping
+        self.inner, self.recorder.held = len(trainer.trace.inner) + j + 1, self.controls.stepping
         self.safely(lambda: self.recorder.on_inner(trainer, j, loss, cells, Z))
+        if self.controls.paused: self.safely(self.show_numbers)   # somebody steps, and waits for it
         self.safely(self.look)
         trainer.clock += self.controls.after_inner()   # a pause is no training time
         if self.controls.stopping: trainer.stop = True

@@ -247,9 +247,9 @@ function drawPanels(page, frame) {
 
 // Words where there is nothing to draw
 function showVeils(page, frame) {
-  const {whole} = page.model.get('about'), over = ENDED.includes(page.model.get('status').state);
+  const {whole, note} = page.model.get('about'), over = ENDED.includes(page.model.get('status').state);
   const [image, z] = page.el.querySelectorAll('.veil');
-  const waiting = over ? 'no frame was recorded' : 'waiting for the first inner iteration';
+  const waiting = note || (over ? 'no frame was recorded' : 'waiting for the first inner iteration');
   image.hidden = Boolean(frame);
   image.textContent = waiting;
   page.find('.zoom').hidden = !frame || frame.whole;

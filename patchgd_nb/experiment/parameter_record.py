@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['PLAIN_TYPES', 'PositiveInt', 'OptionalPositiveInt', 'NonNegativeInt', 'PositiveFloat', 'OptionalPositiveFloat',
            'Fraction', 'Boolean', 'Resume', 'PathText', 'OptionalPath', 'OptionalMemory', 'HeadName', 'PrecisionName',
-           'BadImagePolicy', 'StrategyName', 'OptimizerName', 'assigned_names', 'parameter_cells', 'given_names',
-           'one_of', 'closest_name', 'ParameterRecord']
+           'BadImagePolicy', 'StrategyName', 'OptimizerName', 'TrackerName', 'assigned_names', 'parameter_cells',
+           'given_names', 'one_of', 'closest_name', 'ParameterRecord']
 
 # %% ../../nbs/experiment/parameter_record.ipynb #58a34003
 import ast, os, re
@@ -103,6 +103,8 @@ PrecisionName = one_of('off', 'bf16', 'fp16')
 BadImagePolicy = one_of('raise', 'skip')
 StrategyName = one_of('patchgd', 'carry', 'exact', 'whole')
 OptimizerName = one_of('adamw', 'adam', 'sgd')
+TrackerName = Annotated[Literal['tensorboard', 'wandb', 'mlflow', 'trackio'] | None,
+                        Field(description='tensorboard, wandb, mlflow, trackio or None')]
 
 # %% ../../nbs/experiment/parameter_record.ipynb #ddc3b982
 def closest_name(

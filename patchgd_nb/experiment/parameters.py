@@ -7,20 +7,22 @@ __all__ = ['SETTINGS', 'PresetName', 'Experiment', 'Har', 'Images', 'CanvasImage
            'Setting', 'UltraMnist']
 
 # %% ../../nbs/experiment/parameters.ipynb #74bff241
+from importlib.util import find_spec
 from math import ceil
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple
 from pydantic import Field, model_validator
-from patchgd_nb.experiment.parameter_record import (
+from .parameter_record import (
     BadImagePolicy, Boolean, Fraction, HeadName, NonNegativeInt, OptimizerName, OptionalMemory, OptionalPath,
     OptionalPositiveFloat, OptionalPositiveInt, ParameterRecord, PathText, PositiveFloat, PositiveInt, PrecisionName,
-    Resume, StrategyName, one_of)
+    Resume, StrategyName, TrackerName, one_of)
 # torch and timm take seconds to import, and a typo is to be found at once: what needs them is imported inside functions
 if TYPE_CHECKING:
     from patchgd_nb.model import PatchModel
     from patchgd_nb.patches import PatchGrid
     from patchgd_nb.strategy import Strategy
+    from patchgd_nb.training.callback import Callback
     from torch.optim import Optimizer
 
 # %% ../../nbs/experiment/parameters.ipynb #ee7bd98c
@@ -38,7 +40,15 @@ class Experiment(ParameterRecord):
     epochs: PositiveInt
     minutes: OptionalPositiveFloat
     seed: NonNegativeInt
+    track: TrackerName
     resume: Resume
+
+    @model_validator(mode='after')
+    def _check_tracker(self):
+        if self.track and find_spec(self.track) is None:   # now, not after the data were read
+            raise ValueError(f'track={self.track!r} needs {self.track}, which is not installed: '
+                             f'`pip install {self.track}` installs it.')
+        return self
 
     @property
     def is_synthetic(self) -> bool:
@@ -79,6 +89,14 @@ class Experiment(ParameterRecord):
         steps = dict(inner_steps=self.inner_steps, accumulate=self.accumulate)
         if self.strategy == 'patchgd': return PatchGD(sampler, **steps)
         return CarryPatchGD(sampler, ZBank(self.checkpoint / 'z'), **steps)
+
+    @property
+    def trackers(self) -> 'list[Callback]':
+        "The callbacks that send the run to where it is tracked."
+        if not self.track: return []
+        from patchgd_nb.experiment import tracking as t
+        kinds = dict(tensorboard=t.TensorBoardLog, wandb=t.WandbLog, mlflow=t.MLflowLog, trackio=t.TrackioLog)
+        return [kinds[self.track]()]
 
     @property
     def updates_per_batch(self) -> int:

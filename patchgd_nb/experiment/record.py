@@ -91,7 +91,7 @@ def read_run(
 
 # %% ../../nbs/experiment/record.ipynb #4bf1dfd8
 MAY_CHANGE = {'out_dir', 'data_dir', 'table', 'epochs', 'minutes', 'workers', 'memory_budget', 'on_bad', 'compiled',
-              'resume'}
+              'track', 'resume'}
 
 def check_resumed(
     out_dir: str | Path,      # of the run before; nothing happens without a record of it
