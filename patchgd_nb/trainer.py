@@ -126,7 +126,7 @@ class Trainer:
         self.ema = None if self.average is None else self.average.module
         self.precision = Updates(precision, clip, accumulate_batches)
         self.evaluation = Evaluation(metrics, best, higher_is_better)
-        callbacks = [*callbacks, *([ProgressBars()] if progress else [])]
+        callbacks = with_steering([*callbacks, *([ProgressBars()] if progress else [])], checkpoint)
         self.callbacks = [c for c in callbacks if ranks.rank == 0 or not getattr(c, 'first_rank_only', False)]
         self.run_checkpoints = RunCheckpoints(checkpoint, save_minutes)
         self.checkpoints = self.run_checkpoints.checkpoints

@@ -250,20 +250,6 @@ def test_one_rank_of_several_speaks_for_all(tmp_path, monkeypatch):
     assert not (tmp_path / 'live').exists()
 
 
-def test_nobody_changes_one_rank_of_several(monkeypatch):
-    "A fraction that one of them had alone would make its patches others than theirs."
-    controls = Controls()
-    controls.strategy = PatchGD(CoverSampler(1 / 4))
-    monkeypatch.setattr(torch.distributed, 'is_initialized', lambda: True)
-    monkeypatch.setattr(torch.distributed, 'get_world_size', lambda: 2)
-    for name in ('fraction', 'accumulate'):
-        with pytest.raises(ValueError, match=f'{name} cannot be set while several processes train together'): controls.set(name, 1)
-    controls.set('delay', .5)
-    monkeypatch.setattr(torch.distributed, 'get_world_size', lambda: 1)
-    controls.set('fraction', .5)
-    assert controls.strategy.sampler.fraction == .5
-
-
 # --- what looking costs
 
 @pytest.mark.parametrize('took, share', [(5e-6, .001), (.001, .001), (.1, .001)])

@@ -44,7 +44,8 @@ class Ranks:
     "The processes that train one model together, as torch.distributed knows them. Alone, nothing is sent."
     def __init__(self):
         self.gradients = self.tables = 0                  # reductions so far
-        self.stop, self.save, self.seconds, self.fraction = False, False, 0., 0.   # to be said; then, what holds for all
+        # to be said; after `agree`, what holds for all
+        self.stop, self.save, self.seconds, self.fraction = False, False, 0., 0.
         self._share = None
 
     def __repr__(self) -> str: return f'rank {self.rank} of {self.size}'
