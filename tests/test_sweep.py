@@ -193,7 +193,7 @@ def test_what_kills_its_worker_each_time_is_named_and_the_others_finish(tiny):
     assert not left_behind(tiny)
 
 
-@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize('number', [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_an_interrupted_sweep_leaves_rows_that_can_be_resumed(tiny, number):
     "Ctrl-C in a terminal reaches the whole group, a scheduler's SIGTERM the command only; nobody is left behind."
     sweep = start(tiny, 'seed: [0, 1, 2]\nlr: 60', '--workers', '2')
@@ -207,6 +207,7 @@ def test_an_interrupted_sweep_leaves_rows_that_can_be_resumed(tiny, number):
 
 def test_workers_of_a_scheduler_that_runs_already(tiny):
     "By its address, as those of Slurm and Kubernetes are used; workers with several threads are refused."
+    from distributed import Client
     def started(*words): return subprocess.Popen([sys.executable, '-m', 'dask', *words], cwd=tiny, env=ENV, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     listening = tiny / 'scheduler.json'
     processes = [started('scheduler', '--host', '127.0.0.1', '--port', '0', '--no-dashboard', '--scheduler-file', str(listening))]
@@ -217,7 +218,8 @@ def test_workers_of_a_scheduler_that_runs_already(tiny):
         finish(start(tiny, 'seed: [0, 1]\nlr: .1', '--scheduler', address))
         assert [len(e) for e in ends(tiny).values()] == [1, 1]
         processes += [started('worker', address, '--nthreads', '2', *worker)]
-        said = wait_for(lambda: (s := subprocess.run([*COMMAND, 'tiny.ipynb', 'grid.yaml', '--out', 'other', '--scheduler', address], cwd=tiny, env=ENV, capture_output=True, text=True, timeout=120)).returncode == 2 and s.stderr)
+        with Client(address, set_as_default=False) as client: client.wait_for_workers(2, timeout=120)
+        said = finish(start(tiny, 'seed: [2, 3]', '--scheduler', address), code=2)
         assert 'have several threads' in said
     finally:
         for p in reversed(processes): p.terminate()
