@@ -8,6 +8,7 @@ __all__ = ['MEET', 'ranks', 'join_ranks', 'Ranks', 'check_strategy', 'first_rank
 # %% ../../nbs/training/ranks.ipynb #ra000003
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from itertools import chain, islice, repeat
 from typing import Any
 import os, struct
@@ -26,10 +27,11 @@ def join_ranks() -> int:   # how many there are
     except ImportError:
         raise ValueError(f'{size} processes were started to train together, and accelerate, which joins them, is not '
                          "installed: `pip install 'patchgd_nb[scale]'` installs it.") from None
+    patience = timedelta(days=1)   # others wait while somebody has paused the run
     if meet := os.environ.get(MEET):   # on one machine a file is enough, and no port is opened
-        backend = 'nccl' if torch.cuda.is_available() else 'gloo'
-        dist.init_process_group(backend, init_method=f'file://{meet}', rank=int(os.environ['RANK']), world_size=size)
-    PartialState(cpu=not torch.cuda.is_available())
+        backend, rank = 'nccl' if torch.cuda.is_available() else 'gloo', int(os.environ['RANK'])
+        dist.init_process_group(backend, f'file://{meet}', patience, size, rank)
+    PartialState(cpu=not torch.cuda.is_available(), timeout=patience)
     return dist.get_world_size()
 
 # %% ../../nbs/training/ranks.ipynb #ra000009
