@@ -6,6 +6,7 @@
 __all__ = ['FolderSteering', 'with_steering']
 
 # %% ../../nbs/training/folder_steering.ipynb #b9ee4403
+from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ class FolderSteering(Callback):
         self.controls, self.door, self.ended, self.holds = Controls(), None, False, False
         self.inner, self.due, self.memory, self.saved = 0, 0., None, None   # inner iterations; when to write again
         self.sampled, self.cells = [], None   # of this batch; a message of the last inner iteration's cells
+        self.costs = deque(maxlen=3)   # seconds that writing took; the least counts, for one may have been held up
 
     def on_fit_start(self, trainer: Any) -> None:
         self.trainer, self.ended, self.controls.strategy = trainer, False, trainer.strategy
@@ -91,7 +93,8 @@ class FolderSteering(Callback):
                              curves=curves_message(t.trace))
         except OSError: pass
         now = time.perf_counter()
-        self.due = now + max(1., 1000 * (now - began))
+        self.costs.append(now - began)
+        self.due = now + max(1., 1000 * min(self.costs))
 
 # %% ../../nbs/training/folder_steering.ipynb #4379af78
 def with_steering(

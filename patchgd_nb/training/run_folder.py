@@ -6,6 +6,7 @@
 __all__ = ['RUNNING', 'replace_file', 'RunFolder', 'find_live', 'read_status', 'send_command', 'status_of']
 
 # %% ../../nbs/training/run_folder.ipynb #6dcbde81
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ class RunFolder:
         self.commands = self.folder / 'commands'
         self.commands.mkdir(parents=True)
         self.stamp, self.changed, self.asked = None, 0., 0.   # of the commands; when that changed; when to ask again
+        self.costs = deque([0., 0.], maxlen=3)   # seconds that the last looks took
         self.answers = {}   # to the last commands, by the names of their files: '', or why one was refused
 
     def write(self,
@@ -53,7 +55,8 @@ class RunFolder:
         now = time.perf_counter()
         if now < self.asked: return False
         stamp = os.stat(self.commands).st_mtime_ns
-        self.asked = now + (every and max(every, (time.perf_counter() - now) / share))
+        self.costs.append(time.perf_counter() - now)   # the least of three: one may have been held up by others
+        self.asked = now + (every and max(every, min(self.costs) / share))
         if stamp != self.stamp: self.stamp, self.changed = stamp, now
         elif now - self.changed > 3: return False
         paths = sorted(self.commands.glob('*.json'))
