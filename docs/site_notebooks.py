@@ -41,6 +41,8 @@ def site_notebook(
                 cell.metadata.update(tags=[*cell.metadata.get('tags', []), 'hide-input'], mystnb=FOLDED)
             if not source.strip(): continue
             cell.source = source.strip('\n')
+            # a plotly figure needs JupyterLab
+            cell.outputs = [o for o in cell.outputs if 'application/vnd.plotly.v1+json' not in o.get('data', {})]
             for output in cell.outputs: _give_alt(output)
         cells.append(cell)
     if taught: cells.insert(_after_title(cells), v4.new_markdown_cell(_student_links(taught)))
