@@ -75,7 +75,7 @@ def _settle_statistics(trainer):
         random_states = get_random_states(trainer.train)
         with MODE_LOCK: reestimate_statistics(model, trainer.train, n=trainer.reestimate)   # it changes modes
         set_random_states(random_states, trainer.train)
-    for averaged in {trainer.model, model}: ranks.average_buffers(averaged)
+    for averaged in dict.fromkeys((trainer.model, model)): ranks.average_buffers(averaged)   # in one order on all
 
 # %% ../nbs/07_trainer.ipynb #d3e1e3c5
 class Trainer:
@@ -149,7 +149,8 @@ class Trainer:
             self.step.start()
             ranks.stop, self.epoch_batches = False, max(ranks.gather(self.epoch_batches))
             self.run_checkpoints.prepare(self, resume)
-            if not self.epoch and not self.batch: ranks.begin_alike(self.model)
+            if not self.epoch and not self.batch:
+                for model in filter(None, (self.model, self.ema)): ranks.begin_alike(model)
             self.schedule.begin(self)
             self.boundary = get_random_states(self.train)
             self.call('on_fit_start')

@@ -18,17 +18,17 @@ K = 16
 
 
 class Backbone(nn.Module):
-    "Normalises by the patch, not by the batch."
-    def __init__(self, dropout=0.):
+    "Normalises by the patch, unless told otherwise, and not by the batch."
+    def __init__(self, dropout=0., norm=None):
         super().__init__()
-        self.layers = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.GroupNorm(2, 6), nn.ReLU(), nn.Conv2d(6, 6, 3, stride=2), nn.ReLU(), nn.Flatten(), nn.Dropout(dropout), nn.LazyLinear(5))
+        self.layers = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), norm or nn.GroupNorm(2, 6), nn.ReLU(), nn.Conv2d(6, 6, 3, stride=2), nn.ReLU(), nn.Flatten(), nn.Dropout(dropout), nn.LazyLinear(5))
 
     def forward(self, x): return self.layers(x)
 
 
-def make_model(seed=0, dropout=0., frozen=False):
+def make_model(seed=0, dropout=0., frozen=False, norm=None):
     torch.manual_seed(seed)
-    backbone = Backbone(dropout)
+    backbone = Backbone(dropout, norm)
     backbone(torch.zeros(1, 3, 8, 8))
     model = PatchModel(backbone, PatchGrid(32, 8), 3, latent_dim=5, head='smaller').double()
     if frozen: model.backbone.requires_grad_(False)
@@ -100,7 +100,7 @@ def several(rank, size, folder, settings, interrupted=()):
 
 
 def many(rank, size, folder, n=200, seed=0):
-    "Runs of `n` random configurations, one after the other; whether the weights were the same on all ranks after each."
+    "Runs of `n` random configurations, one after the other; whether weights, their average and statistics were the same on all ranks after each."
     rng, alike = random.Random(seed), []
     for i in range(n):
         kind = rng.choice(['patch', 'carry', 'exact', 'whole', 'patch'])
@@ -117,14 +117,16 @@ def many(rank, size, folder, n=200, seed=0):
             if what == 'few': content[:, 1:] = 0
             keep = 1 if what == 'one image' else 2
             data.append(None if what == 'none' else (images[:keep], labels[:keep], content[:keep], [f'{n} of {rank}' for n in names[:keep]]))
-        model = make_model(rank, frozen=rng.random() < .1)
+        norm = nn.BatchNorm2d(6) if rng.random() < .4 else None   # its statistics are averaged at the end of an epoch
+        model = make_model(rank, frozen=rng.random() < .1, norm=norm)
         precision = rng.choice(['off', 'off', 'bf16', 'fp16'])
         if precision != 'off': model.float(); data = [d and (d[0].float(), *d[1:]) for d in data]
         clip, ema = rng.choice([None, .1]), rng.choice([None, .9])
         sgd = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=.05)
         trainer = Trainer(model, make_strategy(kind, Path(folder, str(i)), **options), Endless(data), optimizer=sgd, epochs=2, epoch_batches=3, accumulate_batches=several, precision=precision, clip=clip, ema=ema, progress=False, device='cpu')
         trainer.fit()
-        flat = torch.cat([p.detach().flatten().double() for p in model.parameters()])
+        states = [m.state_dict() for m in (model, trainer.ema) if m is not None]
+        flat = torch.cat([v.detach().flatten().double() for s in states for v in s.values() if v.is_floating_point()])
         others = ranks.gather(flat)
         alike.append(bool(flat.isfinite().all()) and all(torch.equal(flat, other) for other in others))
     return alike

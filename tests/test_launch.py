@@ -92,6 +92,20 @@ def test_torchrun_starts_them_as_well(tmp_path):
     assert '2 processes, 2 epochs' in last_output(tmp_path / 'out.ipynb')
 
 
+def test_a_cell_of_a_notebook_starts_and_watches_it(tmp_path):
+    make_notebook(tmp_path)
+    cell = """
+from patchgd_nb.experiment.launch import launch_from_notebook
+watched = launch_from_notebook('small.ipynb', 'runs', epochs=2000)
+print(watched.source.read()['status']['state'])
+watched.source.do('stop')
+print(watched.process.wait(60))
+"""
+    done = subprocess.run([sys.executable, '-c', cell], cwd=tmp_path, env=ENV, capture_output=True, text=True, timeout=240)
+    assert done.stdout.split() == ['training', '0'] or done.stdout.split() == ['waiting', '0'], done.stdout + done.stderr[-2000:]
+    assert list((tmp_path / 'runs/run').glob('e*-b*'))
+
+
 def test_the_embedded_cohort_on_two_processes(tmp_path):
     words = dict(n_slides=36, image_size=512, epochs=1, batch_size=4, out_dir='runs/a').items()
     command = [*COMMAND, 'launch', 'panda', '--processes', '2'] + [w for name, value in words for w in ('-p', name, str(value))]

@@ -65,15 +65,16 @@ class BatchStep:
         fraction = getattr(sampler, 'fraction', 0.)
         ranks.tell(trainer.stop, trainer.run_checkpoints.is_due(), trainer.seconds, fraction)
         result = losses = None
-        if batch is not None: result, losses = self.run(trainer, Batch(*batch))
+        batch = batch and Batch(*batch)
+        if batch: result, losses = self.run(trainer, batch)
         elif ranks.size > 1: trainer.strategy.sit_out(trainer.optimizer, trainer.precision)
         if ranks.size == 1: self.count_seconds(trainer)
         else: trainer.seconds = ranks.seconds   # the first rank's when the step began; its end is counted at the next
         if ranks.size > 1 and fraction: sampler.fraction = ranks.fraction
-        if batch is not None: self._note(trainer, Batch(*batch).names, share, result, losses)
+        if batch: self._note(trainer, batch.names, share, result, losses)
         trainer.batch, trainer.boundary = trainer.batch + 1, get_random_states(trainer.train)
         self.end()
-        if batch is not None: trainer.call('on_batch_end', result)
+        if batch: trainer.call('on_batch_end', result)
 
     def _note(self, trainer, names, share, result, losses):
         shape = trainer.model.grid.shape if isinstance(trainer.model, PatchClassifier) else None

@@ -65,7 +65,8 @@ class Precision:
             raise ValueError('every parameter of the optimizer is frozen (requires_grad=False): '
                              'there is nothing to learn; unfreeze the head at least.')
         ranks.add_gradients(weights)
-        if self.kind == 'fp16' and ranks.size > 1: self._scaler(weights[0].device).scale(torch.zeros(()))
+        device = weights[0].device
+        if self.kind == 'fp16' and ranks.size > 1: self._scaler(device).scale(torch.zeros((), device=device))
 
     def _apply(self, optimizer):
         "The step, after which there are no gradients."
