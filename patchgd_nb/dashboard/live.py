@@ -163,7 +163,7 @@ class PatchGDDashboard(RunViews, Callback):
                                        # or 'auto'
         watch: str | None = None,      # name of the image to show; the first of each batch unless given
         budget: float | None = None,   # memory to compare with, in GiB; all there is unless given
-        share: float = .02,            # of the time that showing may cost
+        share: float = .014,           # of the time that showing may cost, a few looks at the clock aside
     ):
         super().__init__(view, budget)
         self.auto, self.placed, self.handle = view == 'auto', False, None   # placed: on a page before training began
