@@ -237,6 +237,26 @@ def test_the_command_is_interrupted(tmp_path, number):
     assert 'was interrupted' in nbformat.read(tmp_path / 'r/own.ipynb', 4).cells[0].source
 
 
+def test_an_interrupted_run_has_time_to_finish_its_batch(tmp_path):
+    "Papermill alone kills a kernel after five seconds: a batch takes longer on slides."
+    batch = """import time
+from pathlib import Path
+from patchgd_nb.training.steering import handle_signals
+stop = []
+with handle_signals(lambda: stop.append(1)):
+    while not stop: time.sleep(.1)
+    time.sleep(6)
+    Path('r/batch').write_text('whole')
+raise KeyboardInterrupt"""
+    write(tmp_path / 'own.ipynb', cells(), BUILD, batch)
+    p = subprocess.Popen([sys.executable, '-c', 'import sys; from patchgd_nb.experiment.command import main; sys.exit(main())', 'run', 'own.ipynb', '-p', 'out_dir', 'r'], cwd=tmp_path, env=ENV, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    while p.poll() is None and not (tmp_path / 'r/run.json').exists(): time.sleep(.1)
+    time.sleep(1.)
+    p.send_signal(signal.SIGINT)
+    error = p.communicate(timeout=60)[1]
+    assert p.returncode == 130 and (tmp_path / 'r/batch').exists(), error[-2000:]
+
+
 def test_an_account_is_whole_or_not_there(tmp_path, monkeypatch):
     run = RunRecord(Har.check({**DEFAULTS['train_har'], 'out_dir': str(tmp_path)}))
     monkeypatch.setattr(os, 'replace', lambda *a: 1 / 0)
