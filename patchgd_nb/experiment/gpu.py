@@ -29,7 +29,7 @@ def choose_device(
     if rehearse: return torch.device('cpu')
     if not torch.cuda.is_available():
         raise ValueError('torch finds no GPU on this machine: run this where there is one, or with --rehearse on a CPU.')
-    return torch.device('cuda')
+    return torch.device('cuda', torch.cuda.current_device())
 
 def about(
     part: str,              # 'check', 'speed' or 'train'
@@ -71,11 +71,12 @@ def speed(
 ) -> None:
     "Part two: the device's rates, every way in every setting, and profiles of the largest."
     n, seconds = (128, .01) if rehearse else (8192, 1.)
+    rounds = dict(seconds=0, most_seconds=1e6) if rehearse else {}   # a CPU may have no fast 16 bits
     rates = {p: m.measure(f'rate, {p}', lambda: dict(rate=matrix_rate(device, p, n, seconds))) for p in ('off', 'bf16')}
     settings = [s for s in speed_settings(rehearse) if (rates[s.precision] or {}).get('rate')]
     for i, s in enumerate(settings):
         rate = rates[s.precision]['rate']
-        m.measure(s.name, lambda: measure_speed(s, device, rate, 0 if rehearse else 5), 0 if rehearse else 20)
+        m.measure(s.name, lambda: measure_speed(s, device, rate, **rounds), 0 if rehearse else 20)
         if rehearse or (i < 8 and s.precision == 'bf16'):   # of the backbones at the first size
             m.measure(f'profile, {s.name}', lambda: profile_speed(s, device), 0 if rehearse else 10)
 

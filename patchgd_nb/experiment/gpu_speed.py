@@ -123,7 +123,7 @@ def _add_way(ways, without, name, make):
     if name in without and torch.cuda.is_available(): torch.cuda.empty_cache()
 
 # %% ../../nbs/experiment/gpu_speed.ipynb #a2e6e4d9
-MOST_SECONDS = 4.   # that a way's step may take at a fifth of the device's rate; otherwise a call measures little else
+MOST_SECONDS = 4.   # of a step at a fifth of the device's rate; a call measures little else where one takes longer
 
 def speed_row(
     way: Way,                  # what was timed
@@ -145,10 +145,12 @@ def measure_speed(
     device: torch.device,    # a GPU, or for a rehearsal the CPU
     rate: float,             # of `matrix_rate`, in the same number format
     seconds: float = 5.,     # for the rounds
+    most_seconds: float = MOST_SECONDS,   # that a step may take at a fifth of the rate; a slower way is left out
 ) -> dict[str, Any]:         # `rows` by way; `without`: why others are missing; `setting`
     "The figures of a setting."
+    if device.type == 'cuda': torch.cuda.empty_cache()   # pieces that earlier settings have left
     with TemporaryDirectory() as folder:
-        ways, without = speed_ways(setting, device, Path(folder), int(rate / 5 * MOST_SECONDS))
+        ways, without = speed_ways(setting, device, Path(folder), int(rate / 5 * most_seconds))
         times = seconds_in_turn({name: way.step for name, way in ways.items()}, device, seconds, warm_up=1)
         peaks = {name: peak_bytes(way.step, device, way.held) for name, way in ways.items()}
     rows = {name: speed_row(way, times[name], times.get('published'), setting, rate, peaks[name])

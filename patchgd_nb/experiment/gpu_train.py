@@ -77,7 +77,7 @@ def find_mnist(
 # %% ../../nbs/experiment/gpu_train.ipynb #32c2b72d
 @contextmanager
 def memory_limit(
-    device: torch.device,   # a GPU; on a CPU nothing is enforced
+    device: torch.device,   # the GPU in use; on a CPU nothing is enforced
     n_bytes: int,           # that tensors and their work space may take
 ) -> Iterator[None]:
     "Inside the block, torch asks a GPU for no more memory than this."
@@ -86,9 +86,9 @@ def memory_limit(
         return
     torch.cuda.empty_cache()   # what is kept for later counts as taken
     torch.cuda.reset_peak_memory_stats(device)
-    torch.cuda.set_per_process_memory_fraction(min(1., n_bytes / device_memory(device)), device)
+    torch.cuda.set_per_process_memory_fraction(min(1., n_bytes / device_memory(device)))
     try: yield
-    finally: torch.cuda.set_per_process_memory_fraction(1., device)
+    finally: torch.cuda.set_per_process_memory_fraction(1.)
 
 # %% ../../nbs/experiment/gpu_train.ipynb #5b8e07fb
 def largest_batch(
