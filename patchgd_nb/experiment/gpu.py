@@ -28,7 +28,7 @@ def choose_device(
     "The GPU, or the CPU for a rehearsal; a ValueError where there is no GPU to measure."
     if rehearse: return torch.device('cpu')
     if not torch.cuda.is_available():
-        raise ValueError('torch finds no GPU on this machine: run this where there is one, or with --rehearse on a CPU.')
+        raise ValueError('torch finds no GPU on this machine: run this where there is one, or rehearse on a CPU.')
     return torch.device('cuda', torch.cuda.current_device())
 
 def about(
@@ -129,7 +129,7 @@ def main(
     args: Sequence[str] | None = None,   # of the command line
 ) -> int:   # 0 done, 2 not understood
     "`python -m patchgd_nb.experiment.gpu PART`."
-    parser = ArgumentParser(prog='python -m patchgd_nb.experiment.gpu', description='What a GPU must tell, part by part.')
+    parser = ArgumentParser(prog='python -m patchgd_nb.experiment.gpu', description='What a GPU must tell, by parts.')
     parser.add_argument('part', choices=PARTS)
     parser.add_argument('--out', default='nbs/studies/gpu', help='folder of the files')
     parser.add_argument('--minutes', type=float, default=8., help='after which no measurement begins')
