@@ -3,13 +3,14 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: help install train test test-notebooks slow lab edit docs slides readme clean
+.PHONY: help install train test test-notebooks slow gpu gpu-check gpu-speed gpu-train lab edit docs slides readme clean
 
 help:
 	@echo "make train   train on the embedded cohort, about 10 minutes on two quiet CPU cores; leaves runs/train_panda.ipynb"
 	@echo "make test    the whole test suite"
 	@echo "make test-notebooks  the course, every exercise, every lesson from the wheel alone, the studies as trials, the site"
 	@echo "make slow    the tests that take longer"
+	@echo "make gpu     what a GPU must tell, three calls of at most nine minutes; one each: make gpu-check, gpu-speed, gpu-train"
 	@echo "make lab     copy the lessons into lessons/, exercises unsolved, and open the first one in JupyterLab"
 	@echo "make edit    open the notebooks themselves, for contributors"
 	@echo "make docs    build the site into _docs, two to three minutes"
@@ -39,6 +40,17 @@ test-notebooks: $(INSTALLED)
 
 slow: $(INSTALLED)
 	$(BIN)/python -m pytest tests -m slow
+
+# Installs nothing: a machine that is lent has Python, torch and what this library needs, and reaches no network.
+# Other folders and minutes: make gpu-speed GPU_OUT=/tmp/out GPU_MINUTES=5
+GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
+GPU_OUT ?= nbs/studies/gpu
+GPU_MINUTES ?= 8
+
+gpu: gpu-check gpu-speed gpu-train
+
+gpu-check gpu-speed gpu-train: gpu-%:
+	$(GPU_PYTHON) -m patchgd_nb.experiment.gpu $* --out $(GPU_OUT) --minutes $(GPU_MINUTES) $(GPU_OPTIONS)
 
 lab: $(INSTALLED)
 	$(BIN)/patchgd copy lessons

@@ -35,6 +35,7 @@ TRIALS = dict(   # every study, with as little work as shows that it runs
     referee=dict(variants=['shapes'], seconds=.2), attention_and_tissue=dict(variants=['shapes'], seconds=.2), whole_token=dict(variants=['density'], seconds=.2), read_larger=dict(variants=['density'], seconds=.2))
 
 
+TRIALS |= dict(gpu=dict(out_dir='rehearsal', measure=['check', 'speed', 'train'], rehearse=True))
 TRIALS |= dict(soak=dict(minutes=.2, images=16, growth=.1), sweep=dict(grid=dict(fraction=['1/2'], epochs=1), workers=1))
 STUDIES = sorted(p.stem for p in (TOP / 'nbs/studies').glob('*.ipynb'))   # one without a trial runs as it is
 
