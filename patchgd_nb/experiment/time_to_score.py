@@ -161,8 +161,7 @@ def digits_task(
                       read_ultramnist(folder, 'valid').assign(part=choose * ['choose'] + last * ['score'])])
     draw = partial(draw_digits, mnist=mnist)
     first, _ = pretrain_backbone(backbone, options.get('latent_dim', 64), patches, 4, grid.patch_size[0], seed, draw)
-    data, plain = open_parts(rows.rename(columns=dict(digit_sum='label')), grid, grid.image_size[0] <= 512,
-                             turned=False, background='black', blank='black')
+    data, plain = open_parts(rows, grid, grid.image_size[0] <= 512, False, background='black', blank='black')
     return Task('accuracy', score, data, plain, first, 10, **options)
 
 # %% ../../nbs/experiment/time_to_score.ipynb #5767bc8e
