@@ -101,7 +101,8 @@ def rival_settings(
     size: int,    # pixels a side of the images
 ) -> list:        # from the largest to the smallest
     "What a rival may fit to the memory: a share of the patches, patches at a time, or pixels a side."
-    if name in (PUBLISHED, 'PatchGD', 'CarryPatchGD', 'random patches, end to end'): return [1, 1/2, 1/4, 1/8, 1/16, 1/32]
+    if name in (PUBLISHED, 'PatchGD', 'CarryPatchGD', 'random patches, end to end'):
+        return [1, 1/2, 1/4, 1/8, 1/16, 1/32]
     if name == 'ExactPatchGD': return [16, 8, 4, 2, 1]
     if name.startswith('whole'): return [size * k // 16 for k in range(16, 1, -1) if size * k % 16 == 0]
     return [None]
