@@ -6,9 +6,11 @@
 __all__ = ['VARIANTS', 'SHARES', 'draw_slide', 'make_referee_cohort', 'open_parts', 'draw_patches', 'pretrain_backbone']
 
 # %% ../../nbs/experiment/referee_cohort.ipynb #95df4045
+from collections.abc import Callable
 from copy import deepcopy
 from functools import cache
 from pathlib import Path
+from typing import Any
 import numpy as np, pandas as pd, torch
 from torch import nn
 from ..base.files import write_atomic
@@ -78,11 +80,14 @@ def open_parts(
     rows: pd.DataFrame,        # with a column part: train, choose, score
     grid: PatchGrid,           # of the canvases
     in_memory: bool = True,    # read all slides now, and keep them
+    turned: bool = True,       # flip and rotate the training slides
+    **options: Any,            # of `SlideDataset`
 ) -> tuple[dict[str, SlideDataset], SlideDataset]:   # by part; the training slides that are not turned
     "The data sets of a cohort."
     parts = {part: r.reset_index(drop=True) for part, r in rows.groupby('part')}
-    data = {part: SlideDataset(r, grid, augment=part == 'train', lazy=False) for part, r in parts.items()}
-    plain = SlideDataset(parts['train'], grid, lazy=False)
+    options = dict(lazy=False) | options
+    data = {part: SlideDataset(r, grid, augment=turned and part == 'train', **options) for part, r in parts.items()}
+    plain = SlideDataset(parts['train'], grid, **options)
     if in_memory:
         for d in (plain, *data.values()):
             d.pixels = cache(d.pixels)
@@ -115,12 +120,13 @@ def pretrain_backbone(
     epochs: int = 6,              # passes over them
     patch_size: int = 64,         # pixels a side
     seed: int = 0,
+    draw: Callable[[int, int, int], tuple] = draw_patches,   # patches and their classes
 ) -> tuple[nn.Module, float]:     # the backbone, and its accuracy on patches that it has not seen
-    "A backbone that tells the patterns of glands on single patches."
+    "A backbone that tells the patterns of glands, or what else is drawn, on single patches."
     torch.manual_seed(seed)
     backbone = make_backbone(name, latent_dim, (patch_size, patch_size))
-    net = nn.Sequential(Normalize(backbone), backbone, nn.Linear(latent_dim, 5)).train()
-    patches, labels = draw_patches(n + n // 5, patch_size, seed)
+    patches, labels = draw(n + n // 5, patch_size, seed)
+    net = nn.Sequential(Normalize(backbone), backbone, nn.Linear(latent_dim, 1 + int(labels.max()))).train()
     optimizer = torch.optim.AdamW(net.parameters(), 2e-3)
     for epoch in range(epochs):
         for group in optimizer.param_groups: group['lr'] = 2e-3 * (1 - epoch / epochs)

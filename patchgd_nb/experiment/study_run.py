@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['make_row_model', 'make_row_strategy', 'whole_step_bytes', 'fit_row', 'latency', 'kept_bytes', 'run_row',
-           'result_file', 'run_rows']
+           'settings_file', 'kept_result', 'result_file', 'run_rows']
 
 # %% ../../nbs/experiment/study_run.ipynb #cae2417e
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from hashlib import sha256
 from math import ceil
@@ -142,15 +142,35 @@ def run_row(
     return dict(result, outcome='finished')
 
 # %% ../../nbs/experiment/study_run.ipynb #9dbf87b1
+def settings_file(
+    folder: str | Path,   # of the study
+    name: str,            # of the row
+    settings: dict,       # all that its result depends on
+) -> Path:
+    "Where the result of a row lies; other settings have another file."
+    key = json.dumps(settings, sort_keys=True, default=str)
+    shown = ''.join(c if c.isalnum() else '_' for c in name)
+    return Path(folder, 'rows', f'{shown}_{sha256(key.encode()).hexdigest()[:12]}.json')
+
+def kept_result(
+    path: str | Path,           # see `settings_file`
+    make: Callable[[], dict],   # called where there is no such file
+) -> dict:
+    "The result of a row, as its file has it."
+    path = Path(path)
+    if not path.exists():
+        result = json.dumps(make())
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, result)
+    return json.loads(path.read_text())
+
 def result_file(
     row: StudyRow,           # of a table
     folder: str | Path,      # of the study
     **further: object,       # whatever else the result depends on: seed, data
 ) -> Path:
     "Where the result of a row lies; another row, or other settings, have another file."
-    key = json.dumps(dict(asdict(row), **further), sort_keys=True, default=str)
-    name = ''.join(c if c.isalnum() else '_' for c in row.name)
-    return Path(folder, 'rows', f'{row.table}_{name}_{sha256(key.encode()).hexdigest()[:12]}.json')
+    return settings_file(folder, f'{row.table}_{row.name}', dict(asdict(row), **further))
 
 def run_rows(
     rows: Sequence[StudyRow],     # of any tables
@@ -167,11 +187,12 @@ def run_rows(
     for row in rows:
         further = dict(data_dir=data_dir, table=table, images=images, seed=seed, seconds=seconds)
         path = result_file(row, folder, **further)
-        if not path.exists():
+        def make():
             key = row.data, row.image_size, row.patch_size
-            if key not in opened: opened = {key: open_data(row, data_dir, folder, images, seed, table)}   # one
+            if key not in opened:   # one is kept
+                opened.clear()
+                opened[key] = open_data(row, data_dir, folder, images, seed, table)
             result = run_row(row, opened[key], Path(folder, 'z', path.stem), seed, seconds, workers)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomic(path, json.dumps(dict(result, row=asdict(row), **further)))
-        results[row.name] = json.loads(path.read_text())
+            return dict(result, row=asdict(row), **further)
+        results[row.name] = kept_result(path, make)
     return results
