@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 from patchgd_nb.experiment.referee import TimedRun
-from patchgd_nb.experiment.rivals import Published
+from patchgd_nb.experiment.published import Published
 from patchgd_nb.experiment.study_run import kept_result, settings_file
 from patchgd_nb.experiment.time_to_score import best_score, growing_marks, median_until, seconds_until
 from patchgd_nb.model import PatchModel

@@ -8,7 +8,6 @@ __all__ = ['Published']
 # %% ../../nbs/experiment/published.ipynb #3967776c
 from collections.abc import Callable
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from ..model import PatchModel
 from ..strategy import StepResult, Strategy
@@ -16,10 +15,10 @@ from ..training.precision import Precision
 
 # %% ../../nbs/experiment/published.ipynb #8b325c23
 class Published(Strategy):
-    "PatchGD as published: every patch is filled and sampled, always in the number format of the weights."
+    "PatchGD as published: every batch fills Z with all patches, blank ones too, and forgets it afterwards."
     def __init__(self,
-        fraction: float,                 # share of the patches sampled in one inner iteration
-        accumulate: int | None = None,   # inner iterations per optimizer step (epsilon); all J unless given
+        fraction: float,                 # share of the patches that carry gradient in each inner iteration
+        accumulate: int | None = None,   # inner iterations per optimizer step; all J unless given
         chunk: int = 8,                  # patches of each image encoded at a time while Z is filled
     ):
         self.fraction, self.accumulate, self.chunk = fraction, accumulate, chunk
@@ -29,30 +28,29 @@ class Published(Strategy):
         images: Tensor | list,                # (B, C, *image_size) or a list of B lazily read images
         labels: Tensor,                       # (B,) class numbers
         optimizer: torch.optim.Optimizer,     # over the model's parameters
-        content: Tensor | None = None,        # not used: no patch is blank
-        precision: Precision | None = None,   # of the updates
+        content: Tensor | None = None,        # not used: no patch is left out
+        precision: Precision | None = None,   # number format and updates; format of the weights unless given
         on_inner: Callable | None = None,     # not called
     ) -> StepResult:
-        "One batch."
-        precision, grid, labels = precision or Precision(), model.grid, labels.to(model.device)
+        "One batch: J inner iterations, as many as make up the number of patches."
+        precision, grid = precision or Precision(), model.grid
         J, n = round(1 / self.fraction), max(1, round(len(grid) * self.fraction))
-        every = self.accumulate or J
-        z = torch.zeros(len(images), len(grid), model.latent_dim, dtype=model.dtype, device=model.device)
+        every, losses, updates = self.accumulate or J, [], 0
+        sampled = torch.zeros(J, len(images), len(grid), dtype=torch.bool)
+        z = next(model.parameters()).new_zeros(len(images), len(grid), model.latent_dim)
         model.eval()
-        with torch.no_grad():
+        with torch.no_grad(), precision.autocast(model.device):
             for part in torch.arange(len(grid)).split(self.chunk):
-                z[:, part] = model.encode(grid.extract(images, part))
+                z[:, part] = model.encode(grid.extract(images, part)).to(z.dtype)
         model.train()
-        optimizer.zero_grad()
-        losses, updates, sampled = [], 0, torch.zeros(J, len(images), len(grid), dtype=torch.bool)
-        for j in range(1, J + 1):
+        precision.start(optimizer)
+        for j in range(J):
             chosen = torch.randperm(len(grid))[:n]
-            sampled[j - 1, :, chosen] = True
-            z = z.detach().clone()
-            z[:, chosen] = model.encode(grid.extract(images, chosen))
-            scores = model.head(z.transpose(1, 2).unflatten(2, grid.shape).contiguous())
-            loss = F.cross_entropy(scores, labels)
-            precision.backward(loss / every)
+            sampled[j, :, chosen], z = True, z.detach().clone()
+            with precision.autocast(model.device):
+                z[:, chosen] = model.encode(grid.extract(images, chosen)).to(z.dtype)
+                scores, loss = self._read(model, z.transpose(1, 2).unflatten(2, grid.shape), labels)
+            precision.backward(loss / min(every, J - j // every * every))   # the last group may be shorter
             losses.append(loss.detach())
-            if j % every == 0 or j == J: updates += precision.step(optimizer)
+            if (j + 1) % every == 0 or j + 1 == J: updates += precision.step(optimizer)
         return StepResult(torch.stack(losses), scores.detach(), sampled, updates)

@@ -16,8 +16,9 @@ import pandas as pd, torch
 from torch import nn
 from torch.utils.data import Dataset
 from .energy import joules
+from .published import Published
 from .rivals import (
-    AttentionPool, Published, RandomPatches, checkpoint_stages, extract_features, whole_from, without_blanks)
+    AttentionPool, RandomPatches, checkpoint_stages, extract_features, whole_from, without_blanks)
 from ..images.slides import ResizedDataset, SlideDataset, collate, make_loader
 from ..memory import LiveBytes
 from ..model import PatchModel
