@@ -247,8 +247,7 @@ class ZBank:
         others_begun = self.begun   # in the first batch of a run they may still hold another run's files
         rows = [self._row(str(n), (order.shape[1], shape[0])) for n in names]
         for name in names if ranks.size > 1 and others_begun else (): self._fetch(str(name))
-        cells = np.array(rows)[:, None] * order.shape[1] + order.numpy()
-        # whole cells are copied, from where they lie to where they belong: ten times faster than to turn rows in memory
+        cells = np.array(rows)[:, None] * order.shape[1] + order.numpy()   # copied whole: faster than to turn rows
         z, written = (torch.from_numpy(np.take(array.cells, cells, 0)) for array in (self.z, self.written))
         return z.float(), torch.where(written > 0, self.clock + 1 - written.long(), -1)
 
