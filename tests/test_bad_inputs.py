@@ -15,6 +15,7 @@ from patchgd_nb.datasets.panda import cut_regions, make_mini_panda, prepare_pand
 from patchgd_nb.datasets.ultramnist import UltraMNIST, make_ultramnist, read_ultramnist
 from patchgd_nb.images import slides as slides_module
 from patchgd_nb.images.prepare import find_duplicates, inspect_files, prepare_folder, prepare_tcga, read_images
+from patchgd_nb.images import pyramid
 from patchgd_nb.images.readers import clear_caches
 from patchgd_nb.images.slides import SlideDataset, make_loader
 from patchgd_nb.images.tables import BadImageLog, read_table
@@ -189,10 +190,11 @@ class Unplug(Callback):
 
 
 @pytest.mark.parametrize('n, workers, lazy', [(100, 0, False), (100, 0, True), (12, 0, False), (12, 1, False), (12, 0, True)])
-def test_a_drive_that_is_lost_ends_the_run(tmp_path, n, workers, lazy):
+def test_a_drive_that_is_lost_ends_the_run(tmp_path, monkeypatch, n, workers, lazy):
     "It does not go on to the end without images; nothing is finished."
     rows = rows_in(tmp_path / 'drive', n)
-    if workers:   # a worker cannot be made to forget: it keeps 96 strips, fewer than an image has
+    if workers:   # a worker cannot be made to forget: it has no room for the strips of an image
+        monkeypatch.setattr(pyramid._tile, 'n_bytes', 5000)
         for path in rows.path: tifffile.imwrite(path, np.asarray(Image.open(path).resize((32, 128))), photometric='rgb', rowsperstrip=1)
     run = run_of(rows, tmp_path, workers=workers, lazy=lazy, epochs=9, callbacks=[Unplug(tmp_path / 'drive')])
     with pytest.raises(OSError, match=rf'{min(n, BAD_IN_A_ROW)}.* images in a row|5[0-9] images in a row') as e: run.fit()

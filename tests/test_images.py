@@ -1,15 +1,23 @@
 "Windows of slides: right at every level and border, in every process, from damaged files a sentence."
-import os, pickle, resource, zlib
+import io, os, pickle, resource, signal, threading, time, zlib
+from unittest import mock
 import numpy as np, pytest, tifffile, torch
 from hypothesis import given, settings, strategies as st
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from patchgd_nb.datasets.biopsy import draw_biopsy
+from patchgd_nb.images import pyramid, read_ahead as read_ahead_module
 from patchgd_nb.images.canvas import Canvas, area_mean, content_share, overview
 from patchgd_nb.images.pyramid import block_mean, write_pyramid
+from patchgd_nb.images.read_ahead import N_AHEAD, read_ahead
 from patchgd_nb.images.readers import PhotoImage, SlideImage, open_image
+from patchgd_nb.images.tiff_pages import coded_size
+from patchgd_nb.images.tile_cache import TileCache
 from patchgd_nb.images.windows import ArrayImage, cut_window, intersect, paste
+from patchgd_nb.model import PatchModel
 from patchgd_nb.patches import PatchGrid
+from patchgd_nb.sampler import CoverSampler
+from patchgd_nb.strategy import ExactPatchGD, PatchGD
 
 
 @pytest.fixture(scope='module')
@@ -356,3 +364,108 @@ def test_no_light_on_black_counts_as_blank(tmp_path, seed):
     held = (grid.extract(torch.from_numpy(light)[None, None], range(len(grid)))[0].flatten(1) > 40).any(1)
     assert not (held & (share == 0)).any() and (share > 0).float().mean() < .5
     assert (content_share(canvas, grid, None) == 1).all()
+
+
+# --- tiles are decoded once
+
+class Sum(torch.nn.Module):
+    "A backbone that costs nothing."
+    def __init__(self): super().__init__(); self.w = torch.nn.Parameter(torch.ones(3, 4))
+    def forward(self, x): return x.mean((2, 3)) @ self.w
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.sampled_from([16, 32, 64]), st.integers(20, 70), st.integers(18, 70), st.integers(0, 40), st.booleans())
+def test_a_batch_decodes_each_tile_once(tmp_path_factory, tile, patch, stride, margin, exact):
+    "However patches lie on the tiles: filled, then read again in random order, two images in a batch."
+    stride = min(stride, patch)
+    size = patch - (patch - 130 - margin) // stride * stride
+    folder = tmp_path_factory.mktemp('once')
+    for i in range(2): write_pyramid(folder / f'{i}.tiff', np.random.default_rng(i).integers(0, 255, (130, 90, 3), dtype=np.uint8), (1,), tile=tile)
+    images, grid = [Canvas(open_image(folder / f'{i}.tiff'), size) for i in range(2)], PatchGrid(size, patch, stride)
+    strategy = ExactPatchGD(chunk=3) if exact else PatchGD(CoverSampler(1/4), chunk=3)
+    model, before = PatchModel(Sum(), grid, 2, 4, 'smaller'), pyramid._tile.decoded
+    strategy.step(model, images, torch.tensor([0, 1]), torch.optim.SGD(model.parameters(), .1))
+    assert pyramid._tile.decoded - before == 2 * -(-130 // tile) * -(-90 // tile)
+
+
+def test_a_tile_cache_is_bounded_and_decodes_once_under_threads():
+    "Whatever is asked for in whatever order: never more bytes than allowed, nobody gets another's tile, errors are not kept."
+    made, lock = [], threading.Lock()
+    def decode(i):
+        with lock: made.append(i)
+        time.sleep(.001)
+        if i == 13: raise ValueError('13 is broken.')
+        return np.full((10, 10, 3), i, np.uint8), (i, 0)
+    for room, expected in ((10**6, 40), (5 * 1324, None)):
+        tiles, wrong, highest = TileCache(decode, room), [], []
+        made.clear()
+        def use(seed):
+            for i in np.random.default_rng(seed).permutation(40).tolist():
+                try: pixels, corner = tiles(i)
+                except ValueError:
+                    if i != 13: wrong.append(i)
+                else:
+                    if corner != (i, 0) or (pixels != i).any() or i == 13: wrong.append(i)
+                highest.append(tiles.held)
+        running = [threading.Thread(target=use, args=(seed,)) for seed in range(8)]
+        for t in running: t.start()
+        for t in running: t.join()
+        assert not wrong and max(highest) <= room
+        assert tiles.held == sum(1024 + 300 for _ in tiles.tiles) and tiles.decoded == len(made) - made.count(13)
+        if expected: assert len({*made}) == expected and tiles.decoded == expected - 1
+        else: assert tiles.decoded > 40
+
+
+def test_a_forked_process_does_not_wait_for_a_thread_of_its_parent():
+    "The parent is decoding a tile while it forks: the child decodes it itself."
+    begun, go_on = threading.Event(), threading.Event()
+    def decode(i):
+        if threading.current_thread() is not threading.main_thread(): begun.set(); go_on.wait()
+        return np.zeros((2, 2, 3), np.uint8), (i, 0)
+    tiles = TileCache(decode, 10**6)
+    thread = threading.Thread(target=tiles, args=(1,))
+    thread.start()
+    begun.wait()
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)
+        os._exit(0 if tiles(1)[1] == (1, 0) and tiles.decoded == 1 else 1)
+    status = os.waitpid(child, 0)[1]
+    go_on.set()
+    thread.join()
+    assert status == 0 and tiles.decoded == 1
+
+
+@given(st.lists(st.integers(0, 40), max_size=12), st.integers(1, 5))
+@settings(max_examples=30, deadline=None)
+def test_reading_ahead_changes_nothing_and_is_bounded(sizes, threads):
+    "The windows of every part in order, with any number of threads; no more is read than has room to wait."
+    images, asked = [ArrayImage(np.random.default_rng(i).integers(0, 255, (50, 50, 3), dtype=np.uint8)) for i in range(3)], [0]
+    parts = [[(i % 3, i % 50, 7 * i % 50, 9, 5) for i in range(n)] for n in sizes]
+    def counted():
+        for part in parts:
+            asked[0] += len(part)
+            yield part
+    with mock.patch.object(read_ahead_module, 'N_READERS', threads):
+        taken = 0
+        for part, got in zip(parts, read_ahead(images, counted()), strict=True):
+            assert len(got) == len(part) and all((p == images[b].read(*w)).all() for p, (b, *w) in zip(got, part))
+            taken += len(part)
+            assert asked[0] - taken < N_AHEAD + max(sizes)
+
+
+@pytest.mark.parametrize('how', ['plain', 'progressive', 'exif', 'profile', 'filled'])
+def test_the_size_of_a_jpeg_is_found_as_pillow_finds_it(how):
+    rng = np.random.default_rng(0)
+    more = dict(progressive=dict(progressive=True), exif=dict(exif=Image.Exif().tobytes() + b'\xff\xc0\0\x11\x08\1\1\1\1' * 3), profile=dict(icc_profile=rng.bytes(70000))).get(how, {})
+    for size in [(1, 1), (17, 300), (256, 40)]:
+        stream = io.BytesIO()
+        Image.fromarray(rng.integers(0, 255, (*size, 3), dtype=np.uint8)).save(stream, 'JPEG', **more)
+        data = stream.getvalue()
+        if how == 'filled': data = data[:2] + b'ab\xff\xff' + data[2:]
+        assert coded_size(data, 'JPEG') == size == Image.open(io.BytesIO(stream.getvalue())).size[::-1]
+        for cut in (0, 2, 3, 10, data.index(b'\xff\xda')):
+            try: coded_size(data[:cut], 'JPEG')
+            except ValueError as e: assert str(e) == 'it is no JPEG'
+    with pytest.raises(ValueError, match='it is no JPEG'): coded_size(data[:2] + data[data.index(b'\xff\xda'):], 'JPEG')

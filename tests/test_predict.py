@@ -1,5 +1,5 @@
 "After training: a run's folder gives back its model, predicts images of any kind and number, and is measured on others."
-import json, math, multiprocessing, os, random, shutil, signal, time, uuid
+import json, math, multiprocessing, os, random, shutil, signal, threading, time, uuid
 from pathlib import Path
 import numpy as np, pandas as pd, psutil, pytest, torch
 from PIL import Image
@@ -9,12 +9,14 @@ from patchgd_nb.base.dihedral import apply_dihedral
 from patchgd_nb.datasets.digit_sums import DigitSumHead, stroke_backbone
 from patchgd_nb.datasets.ultramnist import UltraMNIST
 from patchgd_nb.experiment.evaluate import bootstrap_intervals, evaluate, held_out_metrics
-from patchgd_nb.experiment.predict import predict
+from patchgd_nb.experiment import predict as predict_module
+from patchgd_nb.experiment.predict import LoadedRun, predict
 from patchgd_nb.experiment.rebuild import load_model, rebuild
 from patchgd_nb.training.checkpoint import find_checkpoint
 from patchgd_nb.experiment.result_table import ResultTable
 from patchgd_nb.experiment.run_gradients import read_run, rebuild_model
-from patchgd_nb.images.readers import write_pyramid
+from patchgd_nb.images import pyramid
+from patchgd_nb.images.readers import clear_caches, write_pyramid
 from patchgd_nb.images.slides import SlideDataset, make_loader
 from patchgd_nb.model import PatchModel, WholeModel
 from patchgd_nb.patches import PatchGrid
@@ -342,3 +344,26 @@ def test_what_cannot_be_evaluated_is_said(place, tmp_path):
     trained(tmp_path / 'run', PatchModel('test_resnet', PatchGrid(128, 32), 3, 8, class_names=['none', 'some', 'much']), tensors(size=128))
     with pytest.warns(UserWarning, match='could not be checked'): result = evaluate(tmp_path / 'run', table, resamples=20, reading=dict(kind='slides'), progress=False)
     assert 'could not be checked' in result['measured_on']
+
+
+@pytest.mark.parametrize('tile, patch, stride', [(64, 32, 32), (64, 48, 48), (32, 64, 64), (64, 40, 20)])
+def test_a_tile_is_decoded_once_for_a_prediction(tmp_path, monkeypatch, tile, patch, stride):
+    "Of any level, whatever it is wanted for: tissue, glass, the map, patches. There is room for rows of tiles, not for all."
+    height, width, levels, rng = 2100, 600, (1, 2, 4, 8, 16), np.random.default_rng(0)
+    pixels = np.full((height, width, 3), 245, np.uint8)
+    pixels[100:1500, 250:420] = rng.integers(60, 160, (1400, 170, 1))
+    write_pyramid(tmp_path / 's.tiff', pixels, levels, tile=tile)
+    n_tiles = [-(-(height // f) // tile) * -(-(width // f) // tile) for f in levels]
+    grid, decoded, inner, lock = PatchGrid(patch - (patch - height) // stride * stride, patch, stride), [], pyramid._tile.decode, threading.Lock()
+    model = PatchModel(nn.Sequential(nn.Flatten(), nn.Linear(3 * patch ** 2, 4)), grid, 2, 4, 'smaller').eval()
+    monkeypatch.setattr(predict_module, 'load_run', lambda run: LoadedRun(model, dict(kind='slides', um_per_pixel=None, background='white', blank='glass', lazy=True), 'off'))
+    def decode(*key):
+        with lock: decoded.append(key[3:])
+        return inner(*key)
+    room = sum(n_tiles[1:]) + -(-width // tile) * (patch // tile + 3)
+    assert room < sum(n_tiles) * .8
+    monkeypatch.setattr(pyramid._tile, 'decode', decode)
+    monkeypatch.setattr(pyramid._tile, 'n_bytes', room * (3 * tile ** 2 + 1024))
+    clear_caches()
+    table = read(predict('run', tmp_path / 's.tiff', tmp_path / 'out', workers=2, progress=False, device='cpu'))
+    assert len(table) == 1 and [*(tmp_path / 'out/maps').glob('*.png')] and len(decoded) == len({*decoded}) > n_tiles[0] / 4

@@ -20,7 +20,7 @@ from ..base.files import write_atomic
 from ..base.lock import RunLock
 from ..dashboard.frames import contributions
 from ..datasets.ultramnist import UltraMNIST
-from .contribution_map import draw_map
+from .contribution_map import draw_map, map_ground
 from .image_list import list_images, name_problem
 from ..training.checkpoint import find_checkpoint
 from .rebuild import rebuild
@@ -210,10 +210,10 @@ def predict(
     return table
 
 # %% ../../nbs/experiment/predict.ipynb #ae952e6f
-def _map_files(model, name, opened, found):
+def _map_files(model, name, opened, found, ground):
     "The map of an image: what its files hold, by their names."
     label = model.class_names[found.winner] if model.class_names else f'class {found.winner}'
-    files = draw_map(name, opened.canvas, model.grid, found.share, opened.content.numpy(), label)
+    files = draw_map(name, opened.canvas, model.grid, found.share, opened.content.numpy(), label, ground)
     return {name + suffix: data for suffix, data in files.items()}
 
 def _predict_rows(loaded, rows, top, out, orientations, maps, workers, progress):
@@ -225,16 +225,18 @@ def _predict_rows(loaded, rows, top, out, orientations, maps, workers, progress)
 
     def open_row(row):
         if problem := name_problem(row[0]): raise ValueError(problem)
-        return loaded.open(str(top / row[1]))
+        opened = loaded.open(str(top / row[1]))
+        return opened, map_ground(opened.canvas) if maps else None   # now its tiles are at hand
 
     todo = [row for row in zip(rows.image_id, rows.path) if row[0] not in table.done]
     opened_rows = tqdm(read_ahead(open_row, todo, workers), total=len(todo), desc='images', disable=not progress)
-    for i, ((name, path), opened) in enumerate(opened_rows):
-        if i % CLEAR_EVERY == 0: clear_caches()
+    for i, ((name, path), result) in enumerate(opened_rows):
+        if i % CLEAR_EVERY == CLEAR_EVERY - 1: clear_caches()
         try:
-            if isinstance(opened, Exception): raise opened
+            if isinstance(result, Exception): raise result
+            opened, ground = result
             found = predict_image(model, opened, loaded.precision, orientations, maps)
-            files = _map_files(model, name, opened, found) if maps else {}
+            files = _map_files(model, name, opened, found, ground) if maps else {}
         except (ValueError, OSError) as error:
             problems.append(name, path, error)
             continue

@@ -247,9 +247,9 @@ class ZBank:
         others_begun = self.begun   # in the first batch of a run they may still hold another run's files
         rows = [self._row(str(n), (order.shape[1], shape[0])) for n in names]
         for name in names if ranks.size > 1 and others_begun else (): self._fetch(str(name))
-        z, written = torch.from_numpy(self.z.rows[rows]), torch.from_numpy(self.written.rows[rows]).long()
-        age = torch.where(written > 0, self.clock + 1 - written, -1).gather(1, order)
-        return z.gather(1, order[..., None].expand(-1, -1, shape[0])).float(), age
+        cells = np.array(rows)[:, None] * order.shape[1] + order.numpy()   # copied whole: faster than to turn rows
+        z, written = (torch.from_numpy(np.take(array.cells, cells, 0)) for array in (self.z, self.written))
+        return z.float(), torch.where(written > 0, self.clock + 1 - written.long(), -1)
 
     def _fetch(self, name):
         "Copy Z of an image from the rank that wrote it last, unless that is this one."
@@ -286,8 +286,8 @@ class ZBank:
         dihedral: Tensor | Sequence[int] | None = None,    # (B,) how each image was flipped and rotated
     ) -> None:
         "Keep the changed cells of Z."
-        self.reserve(names, z.shape[1:], changed, dihedral)
         image, k, cells = self._cells(names, z.shape[1:], changed, dihedral)
+        self._reserve(np.unique(cells))
         latents = z.detach().flatten(2)[image.to(z.device), :, k.to(z.device)]
         self.z.cells[cells] = latents.float().clamp(-65504, 65504).half().cpu().numpy()   # the range of half precision
         self.written.cells[cells] = (self.clock + 1 - age.cpu()[image, k]).numpy()
