@@ -1,10 +1,10 @@
 "A step asks its device nothing, sends pixels once, casts weights once, and calls the head as often as it must."
-import inspect
+import inspect, warnings
 import pytest, torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from patchgd_nb import model as model_module
-from patchgd_nb.model import PatchModel
+from patchgd_nb.model import PatchModel, compile_backbone
 from patchgd_nb.patches import PatchGrid
 from patchgd_nb.sampler import CoverSampler
 from patchgd_nb.strategy import CarryPatchGD, ExactPatchGD, GradientDescent, PatchGD
@@ -159,6 +159,7 @@ def test_a_fused_optimizer_makes_the_same_steps(make):
         model, (images, labels, _) = small().double(), batch()
         optimizer = make_optimizer(make, model, .1, .01) if fused else make(model.parameters(), lr=.1, weight_decay=.01)
         assert bool(optimizer.defaults['fused']) == fused
+        for group in optimizer.param_groups: group.update({'eps': 1e-3} if 'eps' in group else {})   # else Adam makes steps of noise where a gradient is zero
         torch.manual_seed(1)
         for _ in range(3): PatchGD(CoverSampler(1/4)).step(model, images, labels, optimizer)
         weights.append([p.detach() for p in model.parameters()])
@@ -176,6 +177,32 @@ def test_moments_are_laid_out_like_their_weights_after_loading():
     weight = model.backbone[0].weight
     assert weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous()
     assert other.state[weight]['exp_avg'].stride() == weight.stride() and torch.equal(other.state[weight]['exp_avg'], optimizer.state[weight]['exp_avg'])
+
+
+@pytest.mark.parametrize('ratio', [.5, 1.5])
+def test_a_compiled_backbone_stays_only_if_it_is_faster(ratio, monkeypatch):
+    "The same numbers either way; weights, gradients and statistics are as before; another number of patches compiles nothing anew."
+    torch._dynamo.reset()
+    model, compiled = small(), []
+    def backend(graph, inputs):
+        compiled.append(1)
+        return graph.forward
+    before, patches = {k: v.clone() for k, v in model.state_dict().items()}, batch()[0][..., :8, :8]
+    with torch.no_grad(): latents = model.eval().encode(patches)
+    measure, calls = model_module._ratio_to_plain, []
+    monkeypatch.setattr(model_module, '_ratio_to_plain', lambda *a: (calls.append(measure(*a, turns=1)), ratio)[1])
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter('always')
+        compile_backbone(model, backend=backend)
+    assert calls[0] > 0 and (model.backbone._compiled_call_impl is not None) == (ratio < 1)
+    said = [str(w.message) for w in caught if '1.50 times' in str(w.message)]
+    assert len(said) == (ratio > 1) and all(p.grad is None for p in model.parameters())
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    with torch.no_grad(): assert torch.allclose(model.encode(patches), latents, atol=1e-6)
+    n = len(compiled)
+    for k in (3, 5, 9): model.encode(patches[:1].expand(k, -1, -1, -1).clone()).sum().backward()
+    assert n and len(compiled) <= n + 1   # with gradient: once for all numbers of patches
+    torch._dynamo.reset()
 
 
 @pytest.mark.slow
