@@ -47,8 +47,9 @@ class _Largest(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
-        sizes = [t.numel() * t.element_size() for t in tree_leaves(out) if torch.is_tensor(t)]
-        self.n_bytes = max([self.n_bytes, *sizes])
+        def storages(x): return [t.untyped_storage() for t in tree_leaves(x) if torch.is_tensor(t)]
+        given = {s._cdata for s in storages(args)}   # a view of an argument takes nothing
+        self.n_bytes = max([self.n_bytes, *(s.nbytes() for s in storages(out) if s._cdata not in given)])
         return out
 
 @torch.no_grad()
