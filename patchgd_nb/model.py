@@ -11,12 +11,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from warnings import warn
+from statistics import median
+from time import perf_counter
 import threading, torch
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 from .head import make_head
 from .patches import PatchGrid
-from .training.backbone import make_backbone, recipe_of
+from .training.backbone import lay_channels_last, make_backbone, recipe_of
+from .training.device import CHUNK_SHARE, forward_peak, free_bytes, room_for_images, send
 
 # %% ../nbs/04_model.ipynb #b7c4f46f
 class Normalize(nn.Module):
@@ -52,9 +55,13 @@ class Normalize(nn.Module):
         if x.dtype != torch.bool and torch.iinfo(x.dtype).min < 0:
             raise ValueError(f'pixels of type {x.dtype} have no known range: give uint8 or uint16, '
                              'or floats that are already normalised.')
-        # 65535 is too large for half precision
-        numbers = torch.promote_types(dtype, torch.float32) if largest > 255 else dtype
-        return ((x.to(numbers) / largest).to(dtype) - self.mean.view(shape)) / self.std.view(shape)
+        numbers = torch.promote_types(dtype, torch.float32)   # 16 bits would round the scale
+        mean, std = self.mean.to(numbers).view(shape), self.std.to(numbers).view(shape)
+        if largest > 255: x = x.to(numbers)   # torch multiplies floats by bytes, not by uint16
+        # a GPU writes the layout of convolutions at once; a CPU is faster if `encode` changes it afterwards
+        to = torch.channels_last if x.ndim == 4 and not x.is_cpu else torch.contiguous_format
+        out = torch.empty(x.shape, dtype=numbers, device=x.device, memory_format=to)
+        return torch.addcmul(-mean / std, x, 1 / (largest * std), out=out).to(dtype)
 
     def _look_at(self, x):
         "Warn if floats look like pixels that are not normalised yet. Only the first batch is looked at: it costs time."
@@ -130,6 +137,8 @@ class PatchModel(nn.Module):
         if isinstance(head, str): head = make_head(head, latent_dim, grid.shape, n_classes)
         self.grid, self.latent_dim, self.n_classes, self.blank = grid, latent_dim, n_classes, blank
         self.backbone, self.head, self.normalize = backbone, head, Normalize(backbone, in_chans, mean, std)
+        lay_channels_last(backbone)
+        self._patch_bytes = {}   # what encoding takes, by number format
         self.class_names = None if class_names is None else [str(name) for name in class_names]
 
     def describe(self) -> dict[str, Any]:
@@ -150,9 +159,7 @@ class PatchModel(nn.Module):
     ) -> Tensor:
         "The latents of `patches`: (..., latent_dim)."
         lead = patches.shape[:-(self.grid.ndim + 1)]
-        # only from pinned memory does a GPU copy while it computes
-        if self.device.type == 'cuda' and patches.device.type == 'cpu': patches = patches.pin_memory()
-        x = patches.to(self.device, non_blocking=True)
+        x = send(patches, self.device)
         x = x.flatten(0, len(lead) - 1) if lead else x[None]
         if len(x) == 0: return torch.zeros(*lead, self.latent_dim, device=self.device, dtype=self.dtype)
         x = self.normalize(x)
@@ -160,6 +167,24 @@ class PatchModel(nn.Module):
         # a single patch has no batch statistics: BatchNorm then uses its running ones
         with module_mode(self.backbone, 'frozen_stats') if len(x) == 1 else MODE_LOCK:
             return self.backbone(x).reshape(*lead, self.latent_dim)
+
+    def bring(self,
+        images: Tensor | list,   # (B, C, *image_size) or a list of B lazily read images
+    ) -> Tensor | list:
+        "Pixels where their patches are cut: on the model's device if they fit there, else where they are."
+        is_here = not torch.is_tensor(images) or images.device == self.device
+        return images if is_here or images.nbytes > room_for_images(self.device) else send(images, self.device)
+
+    def chunk_that_fits(self,
+        batch: int,   # images B
+    ) -> int:
+        "Patches of each image to encode at a time without gradient: 8, or as many as fit a GPU's free memory."
+        if self.device.type != 'cuda': return 8
+        kind = self.dtype, torch.is_autocast_enabled('cuda')
+        if kind not in self._patch_bytes:
+            patch = torch.zeros(len(self.normalize.mean), *self.grid.patch_size, dtype=torch.uint8)
+            with module_mode(self.backbone, 'eval'): self._patch_bytes[kind] = forward_peak(self.encode, patch)
+        return max(8, int(CHUNK_SHARE * free_bytes(self.device) / (self._patch_bytes[kind] * max(1, batch))))
 
     def cells(self,
         images: Tensor | list,           # (B, C, *image_size) or a list of B lazily read images
@@ -186,7 +211,7 @@ class PatchModel(nn.Module):
     @torch.no_grad()
     def fill(self,
         images: Tensor | list,           # (B, C, *image_size) or a list of B lazily read images
-        chunk: int = 8,                  # patches of each image encoded at a time
+        chunk: int | None = None,        # patches of each image encoded at a time; from memory unless given
         content: Tensor | None = None,   # (B, K), above 0 where a patch has content; every patch unless given
         mode: str = 'eval',              # what BatchNorm and dropout do meanwhile, see `module_mode`
         cells: Tensor | None = None,     # (N, 2): fill only these
@@ -195,23 +220,24 @@ class PatchModel(nn.Module):
         "Z-filling (Algorithm 2): every patch with content encoded without gradient, (B, latent_dim, *grid.shape)."
         if cells is None: cells = self.cells(images, content)
         if z is None: z = self.blank_z(len(images))
+        images, chunk = self.bring(images), chunk or self.chunk_that_fits(len(images))
         parts = cells.split(chunk * len(images))
         for part, patches in zip(parts, self.grid.stream(images, parts)):
             # for each part anew: other threads need not wait until all are done, nor for pixels to be read
             with module_mode(self.backbone, mode): latents = self.encode(patches)
-            z[part[:, 0], part[:, 1]] = latents.to(z.dtype)
+            z[tuple(send(part, z.device).T)] = latents.to(z.dtype)
         return z.transpose(1, 2).unflatten(2, self.grid.shape).contiguous()
 
     def forward(self,
         images: Tensor | list,           # (B, C, *image_size) or a list of B lazily read images
         content: Tensor | None = None,   # (B, K), above 0 where a patch has content; every patch unless given
-        chunk: int = 8,                  # patches of each image encoded at a time, where no gradient is kept
+        chunk: int | None = None,        # patches of each image encoded at a time without gradient, see `fill`
     ) -> Tensor:
         "Class scores (B, n_classes) through every patch with content; with gradient, all are encoded in one go."
         if torch.is_grad_enabled():
             cells = self.cells(images, content)
-            latents = self.encode(self.grid.gather(images, cells)).to(self.dtype)
-            z = self.blank_z(len(images)).index_put(tuple(cells.to(self.device).T), latents)
+            latents = self.encode(self.grid.gather(self.bring(images), cells)).to(self.dtype)
+            z = self.blank_z(len(images)).index_put(tuple(send(cells, self.device).T), latents)
             # contiguous: torch's BatchNorm2d gives a wrong gradient of one transposed image on the CPU
             z = z.transpose(1, 2).unflatten(2, self.grid.shape).contiguous()
         else: z = self.fill(images, chunk, content)
@@ -231,28 +257,54 @@ class WholeModel(nn.Module):
         super().__init__()
         self.backbone = make_backbone(backbone, n_classes, size, pretrained, in_chans, **(backbone_kwargs or {}))
         self.normalize, self.n_classes = Normalize(self.backbone, in_chans), n_classes
+        lay_channels_last(self.backbone)
 
     def forward(self,
         images: Tensor,                  # (B, C, H, W)
         content: Tensor | None = None,   # of patches; not used here, so that both models are called alike
     ) -> Tensor:
         "Class scores (B, n_classes)."
-        x = self.normalize(images.to(self.normalize.mean.device))
+        x = self.normalize(send(images, self.normalize.mean.device))
         with MODE_LOCK: return self.backbone(x.contiguous(memory_format=torch.channels_last))
 
 # %% ../nbs/04_model.ipynb #60b89a77
+def _seconds(model, patches):
+    "How long patches take forward and backward; weights, gradients and statistics stay as they are."
+    weights, start = [p for p in model.backbone.parameters() if p.requires_grad], perf_counter()
+    with module_mode(model.backbone, 'eval'), torch.set_grad_enabled(bool(weights)): total = model.encode(patches).sum()
+    found = torch.autograd.grad(total, weights, allow_unused=True) if weights else [total]
+    for t in found[-1:]: float(0 if t is None else t.sum())   # a GPU is asked for a number: then it has done the work
+    return perf_counter() - start
+
+def _ratio_to_plain(model, patches, turns=5):
+    "Time of a compiled backbone as a share of the plain one's: the median of turns after one of each to warm up."
+    compiled, ratios = model.backbone._compiled_call_impl, []
+    for _ in range(turns + 1):
+        model.backbone._compiled_call_impl = None
+        plain = _seconds(model, patches)
+        model.backbone._compiled_call_impl = compiled
+        ratios.append(_seconds(model, patches) / plain)
+    return median(ratios[1:])
+
 def compile_backbone(
     model: PatchModel,           # on the device it will train on
     backend: str = 'inductor',   # see torch.compile
 ) -> PatchModel:
-    "Compile a model's backbone, for any number of patches; a RuntimeError where this machine cannot."
+    """Compile a model's backbone, for any number of patches, unless that makes it slower: then a warning says so.
+
+    A RuntimeError where this machine cannot compile it."""
     model.backbone.compile(dynamic=True, backend=backend)
-    patches = torch.zeros(2, len(model.normalize.mean), *model.grid.patch_size, dtype=torch.uint8)
+    patches = torch.zeros(8, len(model.normalize.mean), *model.grid.patch_size, dtype=torch.uint8)
     try:
         with torch.no_grad(), module_mode(model.backbone, 'eval'): model.encode(patches)
+        ratio = _ratio_to_plain(model, patches)
     except Exception as e:   # whatever a compiler raises
         model.backbone._compiled_call_impl = None   # nn.Module's note of having been compiled
         reason = ' '.join(str(e).strip().splitlines()[:2]) or type(e).__name__
         raise RuntimeError(f'the backbone cannot be compiled on this machine ({reason:.200}): '
                            'install a C++ compiler, or train without compiling.') from e
+    if ratio > 1:
+        model.backbone._compiled_call_impl = None
+        warn(f'compiled, the backbone takes {ratio:.2f} times as long as before on this machine: '
+             'it is left as it was; train without compiling.')
     return model

@@ -78,7 +78,7 @@ class PatchGrid:
         "Where patch `k` sits in the grid: `(row, col)` for a picture."
         if not 0 <= k < len(self):
             raise IndexError(f'patch {k} is not in a grid of {len(self)} patches: use 0 to {len(self) - 1}.')
-        return tuple(int(i) for i in torch.unravel_index(torch.tensor(int(k)), self.shape))
+        return tuple(int(i) for i in np.unravel_index(int(k), self.shape))
 
     def index(self,
         *cell: int,  # row, col for a picture; one number per axis
@@ -113,8 +113,13 @@ class PatchGrid:
     ) -> Tensor:                # (N, C, *patch_size)
         "The patches at `cells`, one after the other."
         if not torch.is_tensor(images): return next(self.stream(images, [cells]))
-        cells = cells.to(images.device)
-        return self.windows(images)[(cells[:, 0], *torch.unravel_index(cells[:, 1], self.shape))]
+        windows, k, at = self.windows(images), cells[:, 1], []
+        for n in reversed(self.shape[1:]): k, at = k // n, [k % n, *at]
+        at = torch.stack([cells[:, 0], k, *at])   # (1 + axes, N)
+        # on a CPU whole rows are copied, on a GPU one kernel does it all; that one has a gradient of its own, too
+        if images.is_cpu and len(cells) and not images.requires_grad:
+            return torch.stack([windows[tuple(i)] for i in at.T.tolist()])
+        return windows[tuple(at.to(images.device, non_blocking=True))]
 
     def stream(self,
         images: Tensor | list,    # (B, C, *image_size), or B lazily read images, whose `read` is called from threads

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from .base.random_states import replay_random_state, torch_random_state
 from .model import MODE_LOCK, PatchModel, module_mode
 from .sampler import PatchSampler, cover_steps
-from .training.precision import Precision
+from .training.device import send
+from .training.precision import Precision, shared_casts
 from .training.ranks import ranks
 from .training.statistics import OneCall
 from .training.zbank import ZBank
@@ -70,7 +71,7 @@ class Strategy:
     def _loss(self, scores, labels):
         "The scores in float32, or float64 if they are, whatever the format of the weights; and their loss."
         scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
-        return scores, self.loss(scores, labels.to(scores.device))
+        return scores, self.loss(scores, send(labels, scores.device))
 
     def _read(self, model, z, labels):
         "The head reads Z: scores and loss."
@@ -115,7 +116,7 @@ class PatchGD(Strategy):
         inner_steps: int | None = None,   # inner iterations J per batch; as many as a cover takes unless given
         accumulate: int | None = None,    # inner iterations per optimizer step (epsilon); all J unless given
         fill_mode: str = 'eval',          # what BatchNorm and dropout do while Z is filled, see `module_mode`
-        chunk: int = 8,                   # patches of each image encoded at a time while Z is filled
+        chunk: int | None = None,         # patches of each image encoded at a time while Z is filled, see `fill`
         reduction: str = 'mean',          # 'mean' or 'sum' of the losses of the inner iterations of an optimizer step
         loss: Callable = F.cross_entropy,   # of (scores, labels), the scores in float32
     ):
@@ -140,8 +141,9 @@ class PatchGD(Strategy):
     ) -> StepResult:
         "One batch: J inner iterations, an optimizer step after every `accumulate` of them and after the last."
         precision = precision or Precision()
+        images, labels = model.bring(images), send(labels, model.device)
         if content is None: content = torch.ones(len(images), len(model.grid))
-        content = content.cpu()
+        content = content.cpu()                                  # what is decided is decided there: nobody waits
         J, accumulate = ranks.agree(self.inner_iterations(content), self.accumulate, len(images))
         sampled = self.sample(content, J, names)                 # 2 sample, for all J at once: (J, B, K)
         with precision.autocast(model.device):
@@ -149,9 +151,9 @@ class PatchGD(Strategy):
         precision.start(optimizer)
         losses, updates = [], 0
         parts = [chosen.nonzero() for chosen in sampled]         # rows of (image, patch index)
-        with OneCall(model) as one_call:
+        with shared_casts(), OneCall(model) as one_call:
             for j, (cells, patches) in enumerate(zip(parts, model.grid.stream(images, parts)), 1):   # 2 sample
-                cells = cells.to(model.device, non_blocking=True)
+                cells = send(cells, model.device)
                 with precision.autocast(model.device):
                     z = Z.write(cells, model.encode(patches))    # 3 encode with gradient, 4 write
                     scores, loss = self._read(model, z, labels)  # 4 the head reads Z, 5 loss
@@ -161,7 +163,9 @@ class PatchGD(Strategy):
                 one_call.collect()
                 losses.append(loss.detach())
                 if on_inner: on_inner(j - 1, losses[-1], cells, Z)
-                if j % accumulate == 0 or j == J: updates += precision.step(optimizer)
+                if j % accumulate == 0 or j == J:
+                    updates += precision.step(optimizer)
+                    torch.clear_autocast_cache()                 # of weights that are now others
         self.keep(Z, filled | sampled.any(0), J, names, dihedral)
         return StepResult(torch.stack(losses), scores.detach(), sampled, updates)
 
@@ -183,6 +187,12 @@ class PatchGD(Strategy):
         by_name = {} if getattr(self.sampler, 'seed', None) is None else dict(names=names)
         return self.sampler(content, steps, **by_name)
 
+    def fill_chunk(self,
+        sampled: Tensor,   # (J, B, K), from `sample`
+    ) -> int:
+        "Patches of each image encoded at a time without gradient: 8, or as many as an inner iteration takes with it."
+        return self.chunk or max(8, int(sampled.sum(2).max()))
+
     def fill(self,
         model: PatchModel,         # that encodes
         images: Tensor | list,     # of this batch
@@ -193,7 +203,7 @@ class PatchGD(Strategy):
     ) -> tuple[ZBlock, Tensor]:
         "Z before the first inner iteration, which writes its own cells itself; and the cells filled, (B, K) bool."
         filled = (content > 0) & ~sampled[0]
-        z = model.fill(images, self.chunk, mode=self.fill_mode, cells=filled.nonzero())
+        z = model.fill(images, self.fill_chunk(sampled), mode=self.fill_mode, cells=filled.nonzero())
         return ZBlock(z), filled
 
     def keep(self,
@@ -229,15 +239,17 @@ class ExactPatchGD(Strategy):
         precision = precision or Precision()
         ranks.agree(1, None, len(images))
         cells = model.cells(images, content)
+        images = model.bring(images)
         parts = [p for p in cells.split(self.chunk * len(images)) if len(p)]   # none, if all is blank
         learns = any(p.requires_grad for p in model.backbone.parameters())
         precision.start(optimizer)
         with module_mode(model.backbone, self.backbone_mode), OneCall(model) as one_call:
             z, states = self._fill(model, images, parts, precision, one_call, learns)   # no gradient
-            with precision.autocast(model.device): scores, loss = self._read(model, z, labels)
-            precision.backward(loss)                                           # through the head only: dL/dZ
-            one_call.collect()
-            if learns: self._second_pass(model, images, parts, precision, one_call, z.grad, states)
+            with shared_casts():
+                with precision.autocast(model.device): scores, loss = self._read(model, z, labels)
+                precision.backward(loss)                                       # through the head only: dL/dZ
+                one_call.collect()
+                if learns: self._second_pass(model, images, parts, precision, one_call, z.grad, states)
         if on_inner: on_inner(0, loss.detach(), cells, ZBlock(z))
         updates = int(precision.step(optimizer))
         sampled = torch.zeros(1, len(images), len(model.grid), dtype=torch.bool)
@@ -249,10 +261,11 @@ class ExactPatchGD(Strategy):
         z, states = model.blank_z(len(images)), []
         # where a second pass follows, it moves the running statistics, and the first must not
         mode = 'batch_stats' if learns and self.backbone_mode == 'train' else self.backbone_mode
-        with torch.no_grad(), module_mode(model.backbone, mode):
+        with torch.no_grad(), module_mode(model.backbone, mode), shared_casts():
             for part, patches in zip(parts, model.grid.stream(images, parts)):
                 states.append(torch_random_state(model.device))
-                with precision.autocast(model.device): z[part[:, 0], part[:, 1]] = model.encode(patches).to(z.dtype)
+                with precision.autocast(model.device): latents = model.encode(patches).to(z.dtype)
+                z[tuple(send(part, z.device).T)] = latents
                 if not learns: one_call.collect()
         return z.transpose(1, 2).unflatten(2, model.grid.shape).requires_grad_(learns), states
 
@@ -262,7 +275,7 @@ class ExactPatchGD(Strategy):
         for part, state, patches in zip(parts, states, model.grid.stream(images, parts)):
             with replay_random_state(state, model.device), precision.autocast(model.device):
                 latents = model.encode(patches)
-            latents.backward(slope[part[:, 0], part[:, 1]].to(latents.dtype))
+            latents.backward(slope[tuple(send(part, slope.device).T)].to(latents.dtype))
             one_call.collect()
 
 # %% ../nbs/05_strategy.ipynb #389af746
@@ -277,7 +290,7 @@ class CarryPatchGD(PatchGD):
         accumulate: int | None = None,    # inner iterations per optimizer step (epsilon); all J unless given
         refresh: float = 1/8,             # share of an image's patches, the oldest cells of Z, encoded in each batch
         fill_mode: str = 'eval',          # what BatchNorm and dropout do meanwhile, see `module_mode`
-        chunk: int = 8,                   # patches of each image encoded at a time without gradient
+        chunk: int | None = None,         # patches of each image encoded at a time without gradient, see `fill`
         reduction: str = 'mean',          # 'mean' or 'sum' of the losses of the inner iterations of an optimizer step
         loss: Callable = F.cross_entropy,   # of (scores, labels), the scores in float32
     ):
@@ -315,9 +328,9 @@ class CarryPatchGD(PatchGD):
             raise ValueError('CarryPatchGD keeps Z under the names of images, and these have none: '
                              'give batches of (images, labels, content, names).')
         z, age = self.bank.read(names, (model.latent_dim, *model.grid.shape), dihedral)
-        z, unknown = z.to(model.device, model.dtype), age < 0
+        z, unknown = send(z, model.device).to(model.dtype), age < 0
         if unknown.any():
-            z = torch.where(unknown[..., None].to(model.device), model.blank_z(len(images)), z)
+            z = torch.where(send(unknown[..., None], model.device), model.blank_z(len(images)), z)
         new = unknown & (content > 0)
         # the oldest of the others, but none that an inner iteration writes anyway
         candidates = age.masked_fill((content <= 0) | new | sampled.any(0), -1)
@@ -327,7 +340,7 @@ class CarryPatchGD(PatchGD):
         # before anything is trained: a full disk ends a run between two batches
         self.bank.reserve(names, (model.latent_dim, *model.grid.shape), filled | sampled.any(0), dihedral)
         cells = (filled & ~sampled[0]).nonzero()
-        z = model.fill(images, self.chunk, mode=self.fill_mode, cells=cells, z=z)
+        z = model.fill(images, self.fill_chunk(sampled), mode=self.fill_mode, cells=cells, z=z)
         return ZBlock(z, age.clamp(min=0).masked_fill(filled, 0)), filled
 
     def keep(self,

@@ -8,6 +8,7 @@ __all__ = ['ZBlock']
 # %% ../nbs/02_zblock.ipynb #00c4561e
 import torch
 from torch import Tensor
+from .training.device import send
 
 # %% ../nbs/02_zblock.ipynb #27f9278f
 class ZBlock:
@@ -18,8 +19,8 @@ class ZBlock:
     ):
         self.z = z.detach()
         batch, n_cells = z.shape[0], z[0, 0].numel()
-        if age is None: age = torch.zeros(batch, n_cells, dtype=torch.long)
-        self.age = age.to(z.device)
+        if age is None: age = torch.zeros(batch, n_cells, dtype=torch.long, device=z.device)
+        self.age = send(age, z.device)
 
     @classmethod
     def empty(cls,

@@ -1,6 +1,7 @@
 "PatchGrid: geometry for signals, pictures and volumes alike."
 import numpy as np, pytest, torch
 from hypothesis import given, strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 from patchgd_nb.patches import PatchGrid, plot_grid
 
 
@@ -33,6 +34,42 @@ def test_gather_keeps_the_order_of_its_cells(grid, data):
     cells = torch.tensor(data.draw(st.lists(st.tuples(st.integers(0, 2), st.integers(0, len(grid) - 1)), min_size=1, max_size=6)))
     whole = grid.extract(images, range(len(grid)))
     assert torch.equal(grid.gather(images, cells), whole[cells[:, 0], cells[:, 1]])
+
+
+class Ops(TorchDispatchMode):
+    "The operations that reach the dispatcher, by name."
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.seen.append(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+@given(grids(), st.sampled_from([torch.uint8, torch.bool, torch.int16, torch.bfloat16, torch.float64]), st.booleans(), st.data())
+def test_gather_copies_windows_and_with_gradient_indexes(grid, dtype, strided, data):
+    "The bits of slices, for every number format and layout; no window's numbers are looked up one by one; and the same gradient."
+    images = torch.randint(2, (2, 3, *grid.image_size)).to(dtype)
+    if strided: images = images.transpose(0, 1).contiguous().transpose(0, 1)
+    cells = torch.tensor(data.draw(st.lists(st.tuples(st.integers(0, 1), st.integers(0, len(grid) - 1)), max_size=6)), dtype=torch.long).view(-1, 2)
+    corners = [(b, [slice(c, c + p) for c, p in zip(grid.corner(k), grid.patch_size)]) for b, k in cells.tolist()]
+    cut = [images[(b, slice(None), *window)] for b, window in corners]
+    with Ops() as ops: patches = grid.gather(images, cells)
+    assert patches.dtype == dtype and patches.shape == (len(cells), 3, *grid.patch_size)
+    assert all(map(torch.equal, patches, cut)) and (not len(cells) or ops.seen.count('stack') + ops.seen.count('cat') == 2 and 'index' not in ops.seen)
+    assert torch.equal(torch.cat([*grid.stream(images, [cells[:1], cells[1:]])]), patches)
+    slow, fast = (torch.rand(2, 3, *grid.image_size, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_() for _ in 'ab')
+    weights = torch.arange(len(cells) * 3 * np.prod(grid.patch_size), dtype=torch.float64).reshape(patches.shape)
+    (grid.gather(fast, cells) * weights).sum().backward()
+    if len(cells): (torch.stack([slow[(b, slice(None), *window)] for b, window in corners]) * weights).sum().backward()
+    assert torch.equal(fast.grad, torch.zeros_like(fast) if slow.grad is None else slow.grad)
+
+
+def test_a_cell_that_is_not_there_is_refused():
+    for images in (torch.zeros(1, 1, 4, 4), torch.zeros(1, 1, 4, 4, requires_grad=True)):
+        for cell in ([0, 4], [1, 0]):
+            with pytest.raises(IndexError): PatchGrid(4, 2).gather(images, torch.tensor([cell]))
 
 
 @given(grids())
