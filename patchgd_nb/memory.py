@@ -178,7 +178,8 @@ def step_bytes(
 ) -> dict[str, int]:
     """Bytes of a training step of PatchGD with AdamW, by what they are for; `peak` is their sum.
 
-    Not in it: the images, which stay where they are, and what a GPU's driver and its libraries take for themselves."""
+    Not in it: the images, of which a GPU holds a batch if that takes a twentieth of its memory at most; and what its
+    driver and libraries take for themselves."""
     inner = _InnerIteration(model)
     real = dict((*inner.named_parameters(), *inner.named_buffers()))
     weights = sum(t.nbytes for t in real.values())
