@@ -8,7 +8,7 @@ from torch import nn
 from patchgd_nb.dashboard import PatchGDDashboard, watch
 from patchgd_nb.experiment import terminal
 from patchgd_nb.experiment.command import main
-from patchgd_nb.experiment.steer import ask_run, set_value
+from patchgd_nb.experiment.steer import ask_run, pause_run, set_value, step_run
 from patchgd_nb.experiment.terminal import age_level, describe_run, draw_run, follow_run, sparkline, watch_run
 from patchgd_nb.model import PatchModel
 from patchgd_nb.patches import PatchGrid
@@ -139,6 +139,21 @@ def test_a_run_in_another_process_is_watched_paused_stepped_changed_and_stopped(
     out, _ = again.communicate(timeout=60)
     assert again.returncode == 0 and f'Resumed from e{epoch:04d}' in out and out.split()[-3] == str(epoch + 3), out
     assert patchgd('watch', folder)[0] == 0
+
+
+def test_a_step_to_the_end_of_a_batch_ends_from_wherever_it_begins(tmp_path, running):
+    "Also from the last inner iteration, after which the batch has none; and from the end of a batch, on to the next one."
+    running(callbacks=[Slow()], size=64)   # 16 patches, a quarter of them sampled: four inner iterations
+    def inner(): return read_status(tmp_path / 'live')['status']['inner']
+    pause_run(tmp_path)
+    while inner() % 4: step_run(tmp_path)
+    for _ in range(3):                     # more than an epoch of two batches
+        step_run(tmp_path)                 # into the next batch
+        while inner() % 4: step_run(tmp_path)
+        last = inner()
+        assert f'paused after inner iteration {last} of' in step_run(tmp_path, batch=True)
+        assert f'paused after inner iteration {last + 4} of' in step_run(tmp_path, batch=True)
+        assert read_status(tmp_path / 'live')['curves']['n'] == last + 4
 
 
 def test_ctrl_c_ends_the_watching_and_not_the_run(tmp_path, running):

@@ -76,7 +76,8 @@ def step_run(
         except (OSError, ValueError): continue
         status = news['status']
         if status['state'] not in RUNNING: return f'{run} has ended: {status["text"]}.'
-        if status['state'] == 'paused' and status['inner'] > before:
+        # a batch whose last inner iteration is over ends without another one
+        if status['state'] == 'paused' and (batch or status['inner'] > before):
             return f'{run} is paused after inner iteration {status["inner"]} of the run: {_where(news)}.'
     raise TimeoutError(f'{run} has taken the command, and is still at work on that step: {_where(news)}.')
 
