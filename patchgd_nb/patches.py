@@ -13,6 +13,7 @@ import numpy as np, torch
 from torch import Tensor
 from .base.grid_plot import plot_grid
 from .images.read_ahead import read_ahead
+from .training.device import send
 
 if TYPE_CHECKING: from matplotlib.axes import Axes   # the library imports matplotlib only when something is drawn
 
@@ -119,7 +120,7 @@ class PatchGrid:
         # on a CPU whole rows are copied, on a GPU one kernel does it all; that one has a gradient of its own, too
         if images.is_cpu and len(cells) and not images.requires_grad:
             return torch.stack([windows[tuple(i)] for i in at.T.tolist()])
-        return windows[tuple(at.to(images.device, non_blocking=True))]
+        return windows[tuple(send(at, images.device))]
 
     def stream(self,
         images: Tensor | list,    # (B, C, *image_size), or B lazily read images, whose `read` is called from threads

@@ -1,5 +1,6 @@
 "A step asks its device nothing, sends pixels once, casts weights once, and calls the head as often as it must."
 import inspect, warnings
+from types import SimpleNamespace
 import pytest, torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -8,7 +9,7 @@ from patchgd_nb.model import PatchModel, compile_backbone
 from patchgd_nb.patches import PatchGrid
 from patchgd_nb.sampler import CoverSampler
 from patchgd_nb.strategy import CarryPatchGD, ExactPatchGD, GradientDescent, PatchGD
-from patchgd_nb.training.device import forward_peak, send
+from patchgd_nb.training.device import forward_peak, free_bytes, room_for_images, send
 from patchgd_nb.training.optimizer import fused_where_possible, make_optimizer
 from patchgd_nb.training.precision import Precision
 from patchgd_nb.training.zbank import ZBank
@@ -218,3 +219,14 @@ def test_on_a_gpu_nothing_waits(strategy):
         result = strategy.step(model, images, labels, optimizer, content=content)
     finally: torch.cuda.set_sync_debug_mode('default')
     assert result.losses.isfinite().all()
+
+
+def test_a_part_of_a_gpu_that_torch_may_use_is_all_there_is(monkeypatch):
+    "A limit of 4 GB on a GPU of 140, 100 of them free: not a quarter of the 100 is to be had."
+    fakes = dict(mem_get_info=(100 * 2**30, 140 * 2**30), memory_reserved=3 * 2**30, memory_allocated=2**30, get_per_process_memory_fraction=4 / 140)
+    for name, value in fakes.items(): monkeypatch.setattr(torch.cuda, name, lambda device, value=value: value)
+    monkeypatch.setattr(torch.cuda, 'get_device_properties', lambda device: SimpleNamespace(total_memory=140 * 2**30))
+    gpu = torch.device('cuda', 0)
+    assert free_bytes(gpu) == pytest.approx(3 * 2**30) and room_for_images(gpu) == pytest.approx(2**32 / 20)
+    monkeypatch.setattr(torch.cuda, 'get_per_process_memory_fraction', lambda device: 1.)
+    assert free_bytes(gpu) == 102 * 2**30 and room_for_images(gpu) == 7 * 2**30

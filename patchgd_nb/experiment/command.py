@@ -184,10 +184,10 @@ def run(
     except ImportError:
         raise ValueError('papermill, which runs notebooks, is not installed: '
                          '`pip install papermill` installs it.') from None
+    from traitlets.config import Config
     from patchgd_nb.experiment.record import RunLock, free_path
     if isinstance(values.get('out_dir'), str): RunLock(values['out_dir']).check()   # before a kernel starts
     written = free_path(out)   # an executed notebook is not replaced by the next one
-    from traitlets.config import Config
     # an interrupted kernel has the first half of this time to finish its batch, and 2.5 seconds unless it is told
     patience = Config(KernelManager=dict(shutdown_wait_time=2 * BATCH_SECONDS))
     show = sys.stderr.isatty()
