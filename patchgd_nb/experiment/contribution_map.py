@@ -17,10 +17,8 @@ def patch_boxes(
     grid: Grid,       # over the canvas
 ) -> np.ndarray:      # (K, 4) top, left, bottom, right, in pixels of level 0
     "The part of the image that each patch covers; empty (bottom <= top or right <= left) beside the image."
-    rows, cols = grid.shape
-    corners = [grid.corner(k) for k in range(rows * cols)]
-    places = [canvas.to_file(*corner, *grid.patch_size) for corner in corners]
-    top, left, height, width = np.array(places).T
+    row, col = np.indices(grid.shape).reshape(2, -1)
+    top, left, height, width = canvas.to_file(row * grid.stride[0], col * grid.stride[1], *grid.patch_size)
     boxes = np.stack([top, left, top + height, left + width], 1)
     return boxes.clip(0, [*canvas.image.shape, *canvas.image.shape])
 
@@ -43,10 +41,10 @@ def contribution_picture(
     "The image in small under the tint of its patches."
     small, scale = ground or map_ground(canvas)
     tint, count = np.zeros(small.shape[:2]), np.zeros(small.shape[:2])
-    for box, value, held in zip(patch_boxes(canvas, grid) / scale, share, content):
-        if held <= 0: continue
-        top, left, bottom, right = np.round(box).astype(int)
-        tint[top:bottom, left:right] += value
+    seen = np.flatnonzero(np.asarray(content) > 0)
+    boxes = np.round(patch_boxes(canvas, grid)[seen] / scale).astype(int)
+    for (top, left, bottom, right), k in zip(boxes.tolist(), seen):
+        tint[top:bottom, left:right] += float(share[k])
         count[top:bottom, left:right] += 1
     tint /= np.maximum(count, 1)
     alpha = .7 * np.abs(tint / max(np.abs(share).max(), 1e-12))[..., None]
@@ -79,7 +77,8 @@ def contribution_features(
 ) -> dict:               # GeoJSON: a FeatureCollection
     "The patches with content as polygons, with what each contributes."
     largest, cols, boxes = max(float(np.abs(share).max()), 1e-12), grid.shape[1], patch_boxes(canvas, grid)
-    seen = [k for k, (t, l, b, r) in enumerate(boxes) if content[k] > 0 and b - t > 1e-3 and r - l > 1e-3]
+    is_seen = (np.asarray(content) > 0) & (boxes[:, 2:] - boxes[:, :2] > 1e-3).all(1)
+    seen = np.flatnonzero(is_seen).tolist()
     return dict(type='FeatureCollection', features=[
         _feature(name, k, boxes[k], divmod(k, cols), float(share[k]), largest, float(content[k]), label) for k in seen])
 

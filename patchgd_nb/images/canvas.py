@@ -7,6 +7,7 @@ __all__ = ['SUBPIXELS', 'BACKGROUNDS', 'TISSUE_CONTRAST', 'area_mean', 'Canvas',
            'content_share']
 
 # %% ../../nbs/images/canvas.ipynb #7a342bac
+from functools import reduce
 from typing import Protocol
 import numpy as np, torch
 from .pyramid import block_mean
@@ -149,25 +150,41 @@ def overview(
     return np.concatenate([strip(row) for row in range(first, last, step)]), scale
 
 # %% ../../nbs/images/canvas.ipynb #1cf573dc
+def _of_channels(
+    choose: np.ufunc,    # `np.minimum` or `np.maximum`
+    pixels: np.ndarray,  # (h, w, 3)
+) -> np.ndarray:         # (h, w)
+    "The least or the largest channel of each pixel."
+    return reduce(choose, np.moveaxis(pixels, 2, 0))
+
 def glass_level(
     image: WindowedImage,  # as `open_image` gives it
 ) -> float:                # 228 to 255
     "How bright a slide's glass is, in its darkest channel; never below 228, or pale tissue without glass would count."
     small = overview(image, max(16, max(image.shape) / 512))[0]
-    return max(float(np.percentile(small.min(2), 95)), 228.)
+    return max(float(np.percentile(_of_channels(np.minimum, small), 95)), 228.)
 
-def _means(strip, start, stop):
-    "The mean of a strip of pixels under each patch of a row, from column `start` to `stop`; 0 beside the image."
-    sums = torch.nn.functional.pad(strip.double().sum(0), (1, 0)).cumsum(0)
-    return ((sums[stop] - sums[start]) / ((stop - start) * len(strip)).clamp(min=1)).float()
+def _shares(strip, start, stop):
+    "The share of a strip's pixels that are set, under each patch of a row, column `start` to `stop`; 0 beside it."
+    sums = np.concatenate([[0], strip.sum(0).cumsum()])
+    return (sums[stop] - sums[start]) / np.maximum((stop - start) * len(strip), 1)
+
+def _with_neighbours(is_set):
+    "Pixels (h, w) that are set, and those that touch one."
+    for axis in (0, 1):
+        before, after = np.roll(is_set, 1, axis), np.roll(is_set, -1, axis)
+        np.moveaxis(before, axis, 0)[0], np.moveaxis(after, axis, 0)[-1] = False, False   # a roll goes round
+        is_set = is_set | before | after
+    return is_set
 
 def _spans(grid, axis, first, length, scale, pixels):
     "For each row (or column) of the grid the coarse pixels that it touches: from and to, (2, n)."
-    corner = torch.arange(grid.shape[axis]) * grid.stride[axis] - first
-    start, stop = corner.clamp(0, length), (corner + grid.patch_size[axis]).clamp(0, length)
+    corner = np.arange(grid.shape[axis]) * grid.stride[axis] - first
+    start, stop = corner.clip(0, length), (corner + grid.patch_size[axis]).clip(0, length)
     beside = start >= stop
-    start, stop = (start / scale).floor().long().clamp(max=pixels - 1), (stop / scale).ceil().long().clamp(max=pixels)
-    return torch.stack([torch.where(beside, 0, start), torch.where(beside, 0, torch.maximum(stop, start + 1))])
+    start = np.floor(start / scale).astype(int).clip(max=pixels - 1)
+    stop = np.ceil(stop / scale).astype(int).clip(max=pixels)
+    return np.where(beside, 0, [start, np.maximum(stop, start + 1)])
 
 # %% ../../nbs/images/canvas.ipynb #5f77d853
 TISSUE_CONTRAST = 12   # grey levels by which tissue is darker than glass
@@ -198,17 +215,18 @@ def content_share(
     height, width = (max(1, n // factor) for n in image.levels[level])
     rows = _spans(grid, 0, top, h, scale / shrunk, height)
     cols = _spans(grid, 1, left, w, scale / shrunk, width)
-    if blank is None: return ((rows[1] > rows[0])[:, None] * (cols[1] > cols[0]).float()).flatten()
+    if blank is None: return torch.from_numpy(np.outer(rows[1] > rows[0], cols[1] > cols[0])).float().flatten()
     glass = glass_level(image) if blank == 'glass' else None
-    share = torch.zeros(grid.shape)
+    share = np.zeros(grid.shape, np.float32)   # numpy: torch would start threads of its own in each that opens images
     for i, (start, stop) in enumerate(rows.T.tolist()):   # one row of the grid at a time
         if start >= stop: continue
         first, last = max(start - 1, 0), min(stop + 1, height)
         strip = overview(image, scale, (first, last))[0]
-        content = strip.max(2) > 2 if blank == 'black' else strip.min(2) < glass - TISSUE_CONTRAST
-        content = torch.as_tensor(content)[None].float()
+        if blank == 'black': content = _of_channels(np.maximum, strip) > 2
+        else: content = _of_channels(np.minimum, strip) < glass - TISSUE_CONTRAST
+        if not content.any(): continue   # most rows of most slides
         # a corner of tissue too small to show in a coarse pixel has a neighbour in which it shows
-        near = torch.nn.functional.max_pool2d(content, 3, 1, 1)
-        inside, around = (_means(t[0, start - first:stop - first], *cols) for t in (content, near))
-        share[i] = torch.where(inside > 0, inside, around / 2)
-    return share.flatten()
+        near = _with_neighbours(content)
+        inside, around = (_shares(strip[start - first:stop - first], *cols) for strip in (content, near))
+        share[i] = np.where(inside > 0, inside, around / 2)
+    return torch.from_numpy(share).flatten()

@@ -53,7 +53,9 @@ class DihedralView:
             log(self.name, e)
             log.streak.bad([self.name], log.n_images, log.path)
             pixels = np.full((h, w, 3), BACKGROUNDS[self.canvas.background], np.uint8)
-        return apply_dihedral(self.dihedral, torch.from_numpy(pixels).movedim(-1, 0))[0].movedim(0, -1).numpy()
+        # `apply_dihedral` in numpy: torch would start threads of its own in each thread that reads
+        if self.dihedral >= 4: pixels = pixels[:, ::-1]
+        return np.ascontiguousarray(np.rot90(pixels, self.dihedral % 4))
 
 # %% ../../nbs/images/slides.ipynb #a6963696
 SEVERAL_FILES = '.mrxs', '.vms', '.vmu', '.dcm'   # slides whose other files lie beside them: where a link lies matters
@@ -145,7 +147,8 @@ class SlideDataset(torch.utils.data.Dataset):
     def __getitem__(self, i: int) -> tuple | None:
         name, label = self.rows.image_id[i], int(self.rows.label[i])
         dihedral = int(torch.randint(8, ())) if self.augment else 0
-        content = apply_dihedral(dihedral, self.content[i].view(1, *self.grid.shape))[0].flatten()
+        content = self.content[i]   # as it is where it is not turned: torch would start threads even to copy it
+        if dihedral: content = apply_dihedral(dihedral, content.view(1, *self.grid.shape))[0].flatten()
         try: image = self._view(i, dihedral) if self.lazy else self._tensor(i, dihedral)
         except (ValueError, OSError) as e: image = self.bad_images(name, e)
         return None if image is None else (image, label, content, name, dihedral)
