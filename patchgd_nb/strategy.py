@@ -305,6 +305,12 @@ class CarryPatchGD(PatchGD):
         "How many inner iterations J this batch takes: a quarter of a cover, rounded up, unless told otherwise."
         return self.inner_steps or -(-cover_steps(content, self.sampler.fraction) // 4)
 
+    def expect(self,
+        names: list,   # of the images of the next batch
+    ) -> None:
+        "Their Z is brought from the disk while this batch is trained on."
+        self.bank.expect(names)
+
     def sit_out(self,
         optimizer: torch.optim.Optimizer,   # over the model's parameters
         precision: Precision,               # as for `step`

@@ -1,7 +1,8 @@
 "Z kept between epochs: what goes in comes out, however images are rotated and runs are killed; only the oldest is encoded anew."
 import errno, os, subprocess, warnings
-import numpy as np, pytest, torch
+import numpy as np, pandas as pd, pytest, torch
 from hypothesis import given, settings, strategies as st
+from patchgd_nb.images.slides import make_loader
 from patchgd_nb.training.callback import Callback
 from patchgd_nb.model import BATCHNORM, PatchModel
 from patchgd_nb.patches import PatchGrid
@@ -392,6 +393,45 @@ def run_with_kept_z(folder, *callbacks):
     torch.manual_seed(5)
     batches = [batch(3, s)[:3] + ([f'{s}{k}' for k in range(3)],) for s in range(3)]
     return Trainer(small(), CarryPatchGD(CoverSampler(1/4), ZBank(folder / 'z')), batches, [batch(4, 9)], epochs=4, progress=False, checkpoint=folder, callbacks=callbacks)
+
+
+class Named(torch.utils.data.Dataset):
+    "Twelve images with names, in a table as data sets of files have it."
+    def __init__(self): self.rows, self.items = pd.DataFrame(dict(image_id=[f'image {i}' for i in range(12)]), index=range(5, 17)), [batch(1, s) for s in range(12)]
+    def __len__(self): return 12
+    def __getitem__(self, i): return self.items[i][0][0], i % 2, self.items[i][2][0], self.rows.image_id.iloc[i], 0
+
+
+@pytest.mark.parametrize('workers', [0, 2])
+def test_z_of_the_next_batch_is_asked_for_while_this_one_is_learnt(tmp_path, monkeypatch, workers):
+    "From the second epoch on, in which it is known; by advice to the system, of which the numbers do not depend."
+    def run(name, advice):
+        asked, trained, advised = [], [], []
+        monkeypatch.setattr(os, 'posix_fadvise', lambda fd, start, n, what: advised.append((os.readlink(f'/proc/self/fd/{fd}').split('/')[-1], start, n)), raising=False)
+        if not advice: monkeypatch.delattr(os, 'posix_fadvise')
+        torch.manual_seed(5)
+        bank = ZBank(tmp_path / name)
+        expect = bank.expect
+        monkeypatch.setattr(bank, 'expect', lambda names: asked.append(names) or expect(names))
+        watch = type('Watch', (Callback,), dict(on_batch_end=lambda self, trainer, result: trained.append(trainer.current.names)))()
+        trainer = Trainer(small(), CarryPatchGD(CoverSampler(1/4), bank), make_loader(Named(), 3, True, workers), epochs=3, progress=False, callbacks=[watch]).fit()
+        assert asked == [[] if k % 4 == 3 else trained[k + 1] for k in range(12)]
+        return trainer.model.state_dict(), bank, asked, advised
+    weights, bank, asked, advised = run('with', True)
+    known = {name: row for name, row in bank.rows.items()}
+    rows = [(file, known[name] * n, n) for names in asked[4:] for file, n in (('z.bin', 16 * SHAPE[0] * 2), ('written.bin', 16 * 4)) for name in names]
+    assert advised == rows and len(rows) == 2 * 2 * 9
+    assert all(map(torch.equal, weights.values(), run('without', False)[0].values()))
+
+
+def test_advice_never_ends_a_run(tmp_path):
+    bank = ZBank(tmp_path)
+    bank.expect(['a'])
+    put(bank, ['a'], 0)
+    before = contents(bank, ['a'])
+    bank.z.path.rename(tmp_path / 'elsewhere')
+    bank.expect(['a', 'b'])
+    assert same(before, contents(bank, ['a']))
 
 
 class After(Callback):

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np, pandas as pd, pytest, tifffile
 from PIL import Image
 import patchgd_nb.experiment
+from notebook_cells import run_cells
 from patchgd_nb.experiment.command import COMMANDS, main, make_parser, take_parameters
 from patchgd_nb.experiment.notebooks import find_notebook, notebook_files, notebooks_folder
 from patchgd_nb.experiment.options import REQUIRED, Command, add_argument
@@ -245,18 +246,10 @@ SMALL = dict(train_photos=dict(n_photos=16, image_size=96, patch_size=32, epochs
 @pytest.mark.parametrize('name', SMALL)
 def test_experiments_on_ones_own_images(tmp_path, monkeypatch, name):
     "Every cell, in this process: classes from the table, figures by class, and a second run on the folder that the first one made."
-    import matplotlib
-    matplotlib.use('Agg')
     monkeypatch.chdir(tmp_path)
-    cells = [c for c in json.loads((TOP / f'nbs/{name}.ipynb').read_text())['cells'] if c['cell_type'] == 'code']
     assert len(json.loads((TOP / f'nbs/{name}.ipynb').read_text())['cells']) < 25
 
-    def run(**changes):
-        names = {}
-        for c in cells:
-            exec(''.join(c['source']), names)
-            if 'parameters' in c['metadata'].get('tags', []): names |= SMALL[name] | changes
-        return names
+    def run(**changes): return run_cells(name, **SMALL[name] | changes)
 
     first = run(out_dir=str(tmp_path / 'a'))
     summary, record = (json.loads((tmp_path / f'a/{file}.json').read_text()) for file in ('results', 'run'))

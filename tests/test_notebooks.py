@@ -38,7 +38,7 @@ def marked_tests():
         for node in ast.walk(ast.parse(path.read_text())):
             if not isinstance(node, ast.FunctionDef) or any('mark.slow' in m or 'mark.skip' in m for m in marks(node)): continue
             for m in marks(node):
-                for name in re.findall(r"'(\w+)'", m) if m.startswith('pytest.mark.executes(') else (): found.setdefault(f'{name}.ipynb', []).append(f'{path.name}::{node.name}')
+                for name in re.findall(r"'([\w/]+)'", m) if m.startswith('pytest.mark.executes(') else (): found.setdefault(f'{name}.ipynb', []).append(f'{path.name}::{node.name}')
     return found
 
 

@@ -51,6 +51,7 @@ def test_train_har_without_data(tmp_path):
     assert results['synthetic'] and results['test accuracy'] > .4
 
 
+@pytest.mark.slow
 def test_train_har_on_real_signals(data, tmp_path):
     run = papermill('train_har', tmp_path, epochs=4, data_dir=data / 'har')
     assert run.returncode == 0, run.stderr[-2000:]

@@ -1,6 +1,7 @@
 "The main job, as a user runs it: papermill on nbs/train_panda.ipynb."
-import hashlib, json, shutil, subprocess, sys, time
+import hashlib, json, re, shutil, subprocess, sys, time
 from pathlib import Path
+from notebook_cells import run_cells
 import pytest, torch
 from patchgd_nb.images.canvas import Canvas, content_share
 from patchgd_nb.training.checkpoint import Checkpoints
@@ -57,6 +58,7 @@ def test_main_job_runs_to_its_end(short_run):
     assert kinds == ['image/png', 'image/png', 'image/gif']   # the dashboard's pictures, and no bar beside its lines
 
 
+@pytest.mark.slow
 def test_a_busy_machine_shows_the_same_result(short_run, tmp_path):
     "To the bit, on one type of machine: the weights after each epoch that is kept, of both models, and the table without its seconds."
     first, busy = short_run[0], subprocess.Popen([sys.executable, '-c', 'while True: pass'])
@@ -75,6 +77,7 @@ def test_main_job_learns_what_shrunk_slides_do_not_show(tmp_path):
     assert patchgd['QWK'] >= .85 and patchgd['QWK'] - whole['QWK'] >= .20 and seconds < 60 * 12
 
 
+@pytest.mark.slow
 def test_real_slide_end_to_end(data, tmp_path):
     "Regions of a real H&E slide in Kaggle's layout train and evaluate; the whole slide goes through the same code."
     slide = data / 'wsi/CMU-1-Small-Region.svs'
@@ -98,9 +101,9 @@ def test_real_slide_end_to_end(data, tmp_path):
     (dict(patch_size=2048), 'patch_size 2048 is larger than the image'),
     (dict(patch_size=100), 'image_size 1024 is not divisible'),
 ], ids=lambda v: str(v)[:30])
-def test_bad_input_ends_before_training(tmp_path, parameters, says):
-    run = papermill(tmp_path, n_slides=6, **parameters)
-    assert run.returncode == 1 and says in run.stderr, run.stderr[-2000:]
+def test_bad_input_ends_before_training(tmp_path, monkeypatch, parameters, says):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises((ValueError, FileNotFoundError), match=re.escape(says)): run_cells('train_panda', n_slides=6, out_dir=str(tmp_path), **parameters)
     assert not (tmp_path / 'patchgd').exists()
 
 
@@ -109,13 +112,16 @@ def table(folder): (folder / 'train.csv').write_text('image_id;isup_grade\na;1\n
 def slide(folder): next((folder / 'train_images').iterdir()).write_bytes(b'II*\0')
 
 
-@pytest.mark.parametrize('damage, says', [(label, "isup_grade '7' of extra"), (table, 'train.csv has no column'), (slide, 'cannot be read as a TIFF image')])
-def test_a_bad_folder_ends_before_training(cohort, tmp_path, damage, says):
-    shutil.copytree(cohort, tmp_path / 'data')
-    damage(tmp_path / 'data')
-    run = papermill(tmp_path, data_dir=tmp_path / 'data')
+def test_a_bad_folder_ends_before_training(cohort, tmp_path, monkeypatch):
+    "What is wrong with a table or a slide is said; by papermill in its last words, with an exit code that tells."
+    monkeypatch.chdir(tmp_path)
+    for damage, says in ((table, 'train.csv has no column'), (label, "isup_grade '7' of extra"), (slide, 'cannot be read as a TIFF image')):
+        shutil.copytree(cohort, tmp_path / damage.__name__)
+        damage(tmp_path / damage.__name__)
+        with pytest.raises(ValueError, match=re.escape(says)): run_cells('train_panda', out_dir=str(tmp_path / damage.__name__), data_dir=str(tmp_path / damage.__name__))
+    run = papermill(tmp_path, data_dir=tmp_path / 'slide')
     assert run.returncode == 1 and says in run.stderr, run.stderr[-2000:]
-    assert not (tmp_path / 'patchgd').exists()
+    assert not [*tmp_path.rglob('patchgd')]
 
 
 @pytest.mark.slow

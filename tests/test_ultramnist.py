@@ -92,11 +92,11 @@ def test_the_same_for_any_number_of_processes_and_after_losses(digits, tmp_path)
 
 
 def test_killed_at_random_moments_it_ends_the_same(tmp_path):
-    "Ten times, the whole group of processes; then one undisturbed call."
+    "Five times, the whole group of processes; then one undisturbed call."
     args = ['--train', '60', '--valid', '20', '--image-size', '900', '--max-sum', '9', '--seed', '5', '--workers', '2', '--mnist', 'scikit-learn']
     command = lambda out: [sys.executable, TOP / 'data_scripts/make_ultramnist.py', '--out', out, *args]
     rng = np.random.default_rng(0)
-    for _ in range(10):
+    for _ in range(5):
         p = subprocess.Popen(command(tmp_path / 'killed'), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
         time.sleep(rng.uniform(1.5, 3.5))
         try: os.killpg(p.pid, signal.SIGKILL)

@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from ..base.random_states import get_random_states
 from .loader import Batch
 from .metrics import check_labels, is_cross_entropy
-from .protocols import Classifier, NamedBatchStrategy, PatchClassifier, TrainingStrategy
+from .protocols import (
+    Classifier, ExpectingStrategy, NamedBatchStrategy, NamingLoader, PatchClassifier, TrainingStrategy)
 from .ranks import ranks
 from .resume import non_finite_error, versions
 
@@ -110,6 +111,8 @@ class BatchStep:
         options = dict(content=batch.content, precision=precision, on_inner=partial(self._on_inner, trainer))
         if isinstance(strategy, NamedBatchStrategy) and strategy.needs_names:
             options |= dict(names=batch.names, dihedral=batch.dihedral)
+        if isinstance(strategy, ExpectingStrategy) and isinstance(trainer.train, NamingLoader):
+            strategy.expect(trainer.train.next_names())
         step = partial(strategy.step, model, batch.images, batch.labels, trainer.optimizer, **options)
         result, reason = self.memory.run(step, trainer.optimizer.zero_grad)
         if reason is not None:

@@ -116,7 +116,7 @@ class Loader(torch.utils.data.DataLoader):
         workers: int = 0,                # processes that read ahead
         collate: Callable[[list], Any] = torch.utils.data.default_collate,  # makes a batch of a list of items
     ):
-        self.skip, self.streak = 0, BadStreak()
+        self.skip, self.streak, self.next_items = 0, BadStreak(), []
         super().__init__(
             _SeededDataset(data, workers),
             batch_sampler=_SeededBatchSampler(len(data), batch_size, shuffle),
@@ -142,6 +142,7 @@ class Loader(torch.utils.data.DataLoader):
             for i, batch in enumerate(batches):
                 if isinstance(batch, Exception): raise batch
                 self._note(batch, items[i])
+                self.next_items = items[i + 1] if i + 1 < len(items) else []
                 yield batch
         except (RuntimeError, OSError, EOFError) as error:   # what torch raises when a worker died depends on its state
             try: time.sleep(.2)   # until the system has noticed as well
@@ -155,6 +156,12 @@ class Loader(torch.utils.data.DataLoader):
         log, sampler = getattr(self.dataset.data, 'bad_images', None), self.batch_sampler
         n_images = min(sampler.n, len(sampler) * sampler.batch_size)   # in a pass
         self.streak.bad([i for i, _ in items], n_images, getattr(log, 'path', None))
+
+    def next_names(self) -> list[str]:
+        "The images of the batch after the one that was given last; none where the data set has no table `rows`."
+        rows = getattr(self.dataset.data, 'rows', None)
+        if rows is None or 'image_id' not in rows: return []
+        return [str(rows.image_id.iloc[i]) for i, _ in self.next_items]
 
     def dead_worker_message(self,
         error: BaseException,  # that was raised

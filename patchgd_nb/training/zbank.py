@@ -59,6 +59,15 @@ class GrowingArray:
         self.rows = np.memmap(self.path, self.dtype, 'r+', shape=(n, *self.shape))
         self.cells = self.rows.reshape(-1, *self.shape[1:])   # the same memory
 
+    def expect(self,
+        rows: Sequence[int],  # that will be read soon
+    ) -> None:
+        "Ask the system to bring rows from the disk into memory; it does so meanwhile."
+        if not hasattr(os, 'posix_fadvise'): return   # Windows and macOS do not take such advice
+        n_bytes = self.rows[:1].nbytes
+        with suppress(OSError), open(self.path, 'rb') as f:
+            for row in rows: os.posix_fadvise(f.fileno(), row * n_bytes, n_bytes, os.POSIX_FADV_WILLNEED)
+
     def reserve(self,
         cells: np.ndarray,  # numbers of cells that are zero, rising
     ) -> None:
@@ -171,6 +180,14 @@ def _cell_order(dihedral, batch, grid_shape):
     if dihedral is None: return index.expand(batch, -1)
     return torch.stack([apply_dihedral(int(h), index.view(1, *grid_shape))[0].flatten() for h in dihedral])
 
+_FILES = 'z.bin', 'written.bin', 'names.txt'   # Z, when each cell of it was written, and whose it is
+
+def _can_restore(folder, log, mark):
+    "Whether the files are there that hold the bank at the moment of a mark."
+    # a mark of version 0.1 has no `file`: its log is of another form
+    return ('file' in mark and log.reaches(mark['file'], mark['at'])
+            and all((folder / name).is_file() for name in _FILES))
+
 class ZBank:
     "Z of each training image, kept between epochs in half precision beside the run, and when each cell was written."
     def __init__(self,
@@ -194,7 +211,7 @@ class ZBank:
         "Begin empty, unless it has begun: files of another run there are removed."
         if self.begun: return
         self.folder.mkdir(parents=True, exist_ok=True)
-        old = [self.folder / name for name in ('z.bin', 'written.bin', 'names.txt')]
+        old = [self.folder / name for name in _FILES]
         # version 0.1 kept whole rows in files undo-*.bin
         for path in (*self.folder.glob('undo-*.bin'), *self.folder.glob('cells-*.bin'), *old):
             path.unlink(missing_ok=True)
@@ -236,6 +253,13 @@ class ZBank:
         image, k = changed.cpu().nonzero(as_tuple=True)
         rows = np.array([self._row(str(n), (order.shape[1], shape[0])) for n in names])
         return image, k, rows[image] * order.shape[1] + order[image, k].numpy()
+
+    def expect(self,
+        names: Sequence[str],   # of images that will be read soon
+    ) -> None:
+        "Have Z of images brought from the disk into memory, while something else is done."
+        rows = [self.rows[str(name)] for name in names if str(name) in self.rows]
+        for array in (self.z, self.written) if rows else (): array.expect(rows)
 
     def read(self,
         names: Sequence[str],                              # of B images
@@ -310,10 +334,7 @@ class ZBank:
         "Restore the bank of an earlier process; warn and begin empty where its files are gone, or of another run."
         log, names_path, self.clock = UndoLog(self.folder, mark['run']), self.folder / 'names.txt', mark['clock']
         self.others = None
-        files = names_path, self.folder / 'z.bin', self.folder / 'written.bin'
-        # a mark of version 0.1 has no `file`: its log is of another form
-        there = 'file' in mark and log.reaches(mark['file'], mark['at']) and all(f.is_file() for f in files)
-        if mark['shape'] is None or not there:
+        if mark['shape'] is None or not _can_restore(self.folder, log, mark):
             if mark['shape']: warnings.warn(f'{self.folder} cannot be restored to the checkpoint: Z is filled anew.')
             self.shape, self.rows, self.undo_log, self.begun = None, {}, UndoLog(self.folder), False
             return self.begin()
