@@ -1,5 +1,5 @@
 "The cohort: Kaggle's layout, the same bytes for any number of processes, nothing in a thumbnail; folders that are wrong."
-import json, os, signal, subprocess, sys, time
+import os, signal, subprocess, sys, time
 from pathlib import Path
 import shutil
 import numpy as np, pandas as pd, pytest, tifffile, torch
