@@ -5,6 +5,7 @@ import numpy as np, pandas as pd, pytest, tifffile, torch
 from hypothesis import given, settings, strategies as st
 from PIL import Image
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from patchgd_nb.base.dihedral import apply_dihedral
 from patchgd_nb.base.untrusted import is_plain_name
 from patchgd_nb.datasets.biopsy import draw_biopsy
@@ -186,3 +187,27 @@ def test_tables_that_are_none(tmp_path, data, says):
     (tmp_path / 't.csv').write_bytes(data)
     with pytest.raises(ValueError, match=says) as e: read_table(tmp_path / 't.csv', ['image_id', 'label'])
     assert '\n' not in str(e.value)
+
+
+def test_what_reads_leaves_large_pictures_to_numpy(tmp_path):
+    "Each thread in which torch works on many numbers starts threads of its own; those that read would take the cores from the network."
+    class Large(TorchDispatchMode):
+        def __init__(self):
+            super().__init__()
+            self.found = []
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            out = func(*args, **(kwargs or {}))
+            tensors = [t for t in (*args, out) if torch.is_tensor(t)]
+            if not func.is_view and any(t.numel() >= 2 ** 15 for t in tensors): self.found.append(str(func))   # torch's own bound
+            return out
+    write_pyramid(tmp_path / 'a.tiff', draw_biopsy(0, 3, 4, size=2048).pixels, (1, 4))
+    rows = pd.DataFrame(dict(image_id=['a'], path=[tmp_path / 'a.tiff'], label=[0]))
+    grid = PatchGrid(2048, 8)
+    assert len(grid) >= 2 ** 15
+    with Large() as large:
+        data = SlideDataset(rows, grid, lazy=True)
+        image, *_ = data[0]
+        for dihedral in range(8): DihedralView(image.canvas, dihedral).read(512, 512, 256, 256)
+    assert not large.found
+    with Large() as large: torch.zeros(2 ** 15).add(1)
+    assert large.found
