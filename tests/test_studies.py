@@ -27,7 +27,7 @@ def test_ultramnist_is_made_fast(tmp_path):
 
 
 TRIALS = dict(   # every study, with as little work as shows that it runs
-    batchnorm_statistics=dict(slides=12, slide_epochs=1, train=32, valid=16, digit_epochs=1, batches=[2]), bench_dashboard=dict(seconds=2, longer=3, pairs=2), bench_readers=dict(size=2048, repeats=1, side=512, step_repeats=1),
+    batchnorm_statistics=dict(slides=12, slide_epochs=1, train=32, valid=16, digit_epochs=1, batches=[2]), bench_dashboard=dict(seconds=2, longer=3, pairs=2), bench_readers=dict(size=2048, repeats=1, side=512, step_repeats=1, predict_side=8192, predict_backbone='test_resnet'),
     bench_speed=dict(backbones=['resnet18'], sizes=[256], minutes=.05, epoch_images=2, out_file='bench.json'), bench_ultramnist=dict(image_size=512, images=16, repeats=1, mnist='scikit-learn'),
     carry_augmentation=dict(slides=12, epochs=1), carry_scores=dict(seconds=3, seeds=[0], data_dir='cohort'), gigapixel=dict(sizes='1024 2048'), head_scores=dict(slides=12, heads=['smaller', 'published']),
     panda_seeds=dict(seeds=[0], out_dir='seeds', extra=dict(n_slides=6, epochs=1, image_size=512, folds=2, batch_size=2)), recipes={}, ultramnist_ablation=dict(seconds=2, valid=20), wrong_gradients={},
