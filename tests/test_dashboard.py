@@ -527,6 +527,7 @@ def test_a_film_shows_the_run():
     assert 5 <= film.n_frames <= 10
 
 
+@pytest.mark.notebooks
 @pytest.mark.executes('dashboard/live')
 def test_without_a_page_pictures_and_lines_stay(tmp_path):
     "papermill: static pictures and a film in the executed notebook, a line per epoch, what `auto` chose, and no widget views."

@@ -205,6 +205,7 @@ def test_in_jupyterlab(lab, page, slide): drive(lab, page, slide, 1024, 64)
 def test_a_real_slide_in_jupyterlab(lab, page, data): drive(lab, page, data / 'wsi/CMU-1-Small-Region.svs', 3072, 128)
 
 
+@pytest.mark.notebooks
 @pytest.mark.executes('dashboard/explorers', 'dashboard/slide')
 def test_without_a_page_pictures_stay(tmp_path):
     "papermill: every explorer leaves a picture with a text, and nothing that needs a page."

@@ -182,6 +182,7 @@ def test_a_worker_is_killed(tiny):
     assert not left_behind(tiny)
 
 
+@pytest.mark.slow
 def test_what_kills_its_worker_each_time_is_named_and_the_others_finish(tiny):
     "Rows that fail, that kill their process, that kill their worker: three, one and three attempts; one row that does nothing of the kind."
     said = finish(start(tiny, 'latent_dim: [13, 14, 15, 16]\nlr: .1', '--workers', '2', OMP_NUM_THREADS='3'), code=1)
@@ -205,6 +206,7 @@ def test_an_interrupted_sweep_leaves_rows_that_can_be_resumed(tiny, number):
     assert sorted(read_sweep(tiny / 'out').outcome) == ['interrupted', 'interrupted', 'waiting'] and not left_behind(tiny) and not (tiny / 'out/running.json').exists()
 
 
+@pytest.mark.slow
 def test_workers_of_a_scheduler_that_runs_already(tiny):
     "By its address, as those of Slurm and Kubernetes are used; workers with several threads are refused."
     from distributed import Client
