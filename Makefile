@@ -31,7 +31,7 @@ train: $(INSTALLED)
 	@echo "The executed notebook lies at $(CURDIR)/runs/train_panda.ipynb"
 
 test: $(INSTALLED)
-	OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 2 --skip_file_glob 'train_*' --skip_file_re '^([_.]|[1-9]_|(live|explorers|slide)\.)'   # those: below
+	OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 2 --skip_file_glob 'train_*' --skip_file_re '^([_.]|[1-9]_|(live|explorers|slide)\.)'   # what is left out: other tests
 	$(BIN)/python -m pytest tests -n 2 --dist worksteal -m 'not slow and not browser and not notebooks'
 	$(BIN)/python -m pytest tests -m 'browser and not slow'   # alone: a page answers in time only where cores are free
 

@@ -10,6 +10,7 @@ from patchgd_nb.base.dihedral import apply_dihedral
 from patchgd_nb.sampler import CoverSampler
 from patchgd_nb.strategy import CarryPatchGD, PatchGD
 from patchgd_nb.trainer import Trainer
+from patchgd_nb.training.ranks import ranks
 from patchgd_nb.training.zbank import MAX_MARKS, UndoLog, ZBank
 
 SHAPE = (3, 4, 4)   # of a Z
@@ -422,6 +423,18 @@ def test_z_of_the_next_batch_is_asked_for_while_this_one_is_learnt(tmp_path, mon
     rows = [(file, known[name] * n, n) for names in asked[4:] for file, n in (('z.bin', 16 * SHAPE[0] * 2), ('written.bin', 16 * 4)) for name in names]
     assert advised == rows and len(rows) == 2 * 2 * 9
     assert all(map(torch.equal, weights.values(), run('without', False)[0].values()))
+
+
+def test_what_other_ranks_hold_is_asked_for_too(tmp_path, monkeypatch):
+    other, bank, advised = ZBank(tmp_path / 'rank1'), ZBank(tmp_path), []
+    put(other, ['a', 'b'], 0)
+    put(bank, ['b'], 1)
+    for name, value in dict(size=2, rank=0).items(): monkeypatch.setattr(type(ranks), name, value)
+    bank.read(['b'], SHAPE)       # looks at what the other has
+    monkeypatch.setattr(os, 'posix_fadvise', lambda fd, start, n, what: advised.append((os.readlink(f'/proc/self/fd/{fd}'), start, n)), raising=False)
+    bank.expect(['b', 'c'])
+    place, z, written = str(tmp_path), 16 * SHAPE[0] * 2, 16 * 4
+    assert advised == [(f'{place}/z.bin', 0, z), (f'{place}/written.bin', 0, written), (f'{place}/rank1/z.bin', z, z), (f'{place}/rank1/written.bin', written, written)]
 
 
 def test_advice_never_ends_a_run(tmp_path):

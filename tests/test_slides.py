@@ -205,9 +205,9 @@ def test_what_reads_leaves_large_pictures_to_numpy(tmp_path):
     grid = PatchGrid(2048, 8)
     assert len(grid) >= 2 ** 15
     with Large() as large:
-        data = SlideDataset(rows, grid, lazy=True)
-        image, *_ = data[0]
-        for dihedral in range(8): DihedralView(image.canvas, dihedral).read(512, 512, 256, 256)
-    assert not large.found
+        views, pictures = (SlideDataset(rows, grid, lazy=lazy) for lazy in (True, False))
+        (view, *_), (picture, *_) = views[0], pictures[0]
+        for dihedral in range(8): DihedralView(view.canvas, dihedral).read(512, 512, 256, 256)
+    assert not large.found and picture.shape == (3, 2048, 2048)
     with Large() as large: torch.zeros(2 ** 15).add(1)
     assert large.found

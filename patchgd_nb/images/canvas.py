@@ -10,6 +10,7 @@ __all__ = ['SUBPIXELS', 'BACKGROUNDS', 'TISSUE_CONTRAST', 'area_mean', 'Canvas',
 from functools import reduce
 from typing import Protocol
 import numpy as np, torch
+from scipy.ndimage import binary_dilation
 from .pyramid import block_mean
 from .windows import WindowedImage, intersect, paste
 
@@ -169,14 +170,6 @@ def _shares(strip, start, stop):
     sums = np.concatenate([[0], strip.sum(0).cumsum()])
     return (sums[stop] - sums[start]) / np.maximum((stop - start) * len(strip), 1)
 
-def _with_neighbours(is_set):
-    "Pixels (h, w) that are set, and those that touch one."
-    for axis in (0, 1):
-        before, after = np.roll(is_set, 1, axis), np.roll(is_set, -1, axis)
-        np.moveaxis(before, axis, 0)[0], np.moveaxis(after, axis, 0)[-1] = False, False   # a roll goes round
-        is_set = is_set | before | after
-    return is_set
-
 def _spans(grid, axis, first, length, scale, pixels):
     "For each row (or column) of the grid the coarse pixels that it touches: from and to, (2, n)."
     corner = np.arange(grid.shape[axis]) * grid.stride[axis] - first
@@ -226,7 +219,7 @@ def content_share(
         else: content = _of_channels(np.minimum, strip) < glass - TISSUE_CONTRAST
         if not content.any(): continue   # most rows of most slides
         # a corner of tissue too small to show in a coarse pixel has a neighbour in which it shows
-        near = _with_neighbours(content)
+        near = binary_dilation(content, np.ones((3, 3)))
         inside, around = (_shares(strip[start - first:stop - first], *cols) for strip in (content, near))
         share[i] = np.where(inside > 0, inside, around / 2)
     return torch.from_numpy(share).flatten()

@@ -13,7 +13,7 @@ from typing import Any
 import os
 import numpy as np, pandas as pd, torch
 from tqdm import tqdm
-from ..base.dihedral import apply_dihedral
+from ..base.dihedral import apply_dihedral, turn_pixels
 from ..base.files import file_stamp
 from .canvas import BACKGROUNDS, Canvas, Grid, content_share
 from .readers import open_image
@@ -53,9 +53,7 @@ class DihedralView:
             log(self.name, e)
             log.streak.bad([self.name], log.n_images, log.path)
             pixels = np.full((h, w, 3), BACKGROUNDS[self.canvas.background], np.uint8)
-        # `apply_dihedral` in numpy: torch would start threads of its own in each thread that reads
-        if self.dihedral >= 4: pixels = pixels[:, ::-1]
-        return np.ascontiguousarray(np.rot90(pixels, self.dihedral % 4))
+        return np.ascontiguousarray(turn_pixels(self.dihedral, pixels))
 
 # %% ../../nbs/images/slides.ipynb #a6963696
 SEVERAL_FILES = '.mrxs', '.vms', '.vmu', '.dcm'   # slides whose other files lie beside them: where a link lies matters
@@ -139,7 +137,7 @@ class SlideDataset(torch.utils.data.Dataset):
         "The canvas, on which only patches with content are read."
         canvas, (height, width) = self.canvases[i], self.grid.patch_size
         out = np.full((*canvas.shape, 3), BACKGROUNDS[canvas.background], np.uint8)
-        for k in self.content[i].nonzero().flatten().tolist():
+        for k in np.flatnonzero(self.content[i].numpy()).tolist():
             row, col = self.grid.corner(k)
             out[row:row + height, col:col + width] = canvas.read(row, col, height, width)
         return out
@@ -154,8 +152,8 @@ class SlideDataset(torch.utils.data.Dataset):
         return None if image is None else (image, label, content, name, dihedral)
 
     def _tensor(self, i, dihedral):
-        pixels = torch.from_numpy(self.pixels(i)).permute(2, 0, 1)
-        return apply_dihedral(dihedral, pixels)[0].contiguous()
+        pixels = turn_pixels(dihedral, self.pixels(i)).transpose(2, 0, 1)
+        return torch.from_numpy(np.ascontiguousarray(pixels))
 
     def _view(self, i, dihedral):
         "What reads an image by window; None if it is on the list by now."

@@ -14,7 +14,7 @@ import numpy as np, torch
 from torch import Tensor
 from ..base.dihedral import apply_dihedral
 from ..base.files import write_atomic
-from .bank_reader import OtherBanks
+from .bank_reader import OtherBanks, announce_rows
 from .ranks import ranks
 
 # %% ../../nbs/training/zbank.ipynb #5e11a002
@@ -63,10 +63,7 @@ class GrowingArray:
         rows: Sequence[int],  # that will be read soon
     ) -> None:
         "Ask the system to bring rows from the disk into memory; it does so meanwhile."
-        if not hasattr(os, 'posix_fadvise'): return   # Windows and macOS do not take such advice
-        n_bytes = self.rows[:1].nbytes
-        with suppress(OSError), open(self.path, 'rb') as f:
-            for row in rows: os.posix_fadvise(f.fileno(), row * n_bytes, n_bytes, os.POSIX_FADV_WILLNEED)
+        announce_rows(self.path, rows, self.rows[:1].nbytes)
 
     def reserve(self,
         cells: np.ndarray,  # numbers of cells that are zero, rising
@@ -258,8 +255,9 @@ class ZBank:
         names: Sequence[str],   # of images that will be read soon
     ) -> None:
         "Have Z of images brought from the disk into memory, while something else is done."
-        rows = [self.rows[str(name)] for name in names if str(name) in self.rows]
+        rows = [self.rows[name] for name in names if name in self.rows]
         for array in (self.z, self.written) if rows else (): array.expect(rows)
+        for reader in self.others.readers if self.others else (): reader.expect(names)   # theirs may be newer
 
     def read(self,
         names: Sequence[str],                              # of B images
